@@ -1,0 +1,212 @@
+"""The verb `check`: look at a network before a single weight moves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.optim import Optimizer
+
+from steadygrad.core.record import Facts, record_of
+from steadygrad.core.report import Report, diagnose
+from steadygrad.detectors import DETECTORS
+from steadygrad.probe.flow import flow
+from steadygrad.probe.opened import opened, zero_by_design
+from steadygrad.probe.sandbox import sandbox
+from steadygrad.probe.subject import Probe, Readings, Subject, replayed, rng_states
+from steadygrad.probe.trace import Trace, listen
+from steadygrad.probe.tree import Tree, is_signal, tensors
+
+PROBES: tuple[Probe, ...] = ()
+"""Probes of the first pass, in order. `flow` comes last and on a pass of its own where zeros hide."""
+
+OPTIONAL: tuple[Probe, ...] = ()
+"""Probes that run the model again, a few times: time, update, sharpness."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is to be looked at: how a model is run and, where known, its loss and optimizer."""
+
+    forward: Callable[[nn.Module], Tree]
+    loss: Callable[[nn.Module], Tensor] | None
+    optimizer: Optimizer | None
+    seed: int
+
+
+def check(
+    model: nn.Module,
+    inputs: Tree = None,
+    *,
+    loss: Callable[[nn.Module], Tensor] | None = None,
+    optimizer: Optimizer | None = None,
+    target: str = "",
+    seed: int = 0,
+    probes: bool = True,
+    facts: Facts | None = None,
+) -> Report:
+    """Say what will go wrong in this network, where, and why, before a single weight moves.
+
+    Give `inputs` (a tensor, a tuple of positional or a mapping of keyword arguments) or a `loss`
+    that takes the model and returns a scalar. With a loss more is seen; with an optimizer, more
+    still. The model is copied and looked at in training mode; nothing of it is changed, also when
+    its forward pass raises: that exception is the caller's. `probes=False` leaves out what runs the
+    model more than once. `facts` are merged into the record.
+
+    Raises TypeError or ValueError when the model cannot be run with what was given.
+    """
+    _expect(model, inputs, loss)
+    begin = time.perf_counter()
+    bare = unwrapped(model)
+    setup = Setup(loss or (lambda m: call(m, inputs)), loss, optimizer, seed)
+    with ExitStack() as stack:
+        stack.enter_context(eager())
+        copied, copied_optimizer = stack.enter_context(sandbox(bare, optimizer))
+        stack.enter_context(_training(copied))
+        stack.enter_context(torch.enable_grad())
+        setup = Setup(setup.forward, loss, copied_optimizer, seed)
+        readings, step = _look(copied, setup, probes)
+    seconds = time.perf_counter() - begin
+    known = {"optimizer": type(optimizer).__name__} if optimizer is not None else {}
+    merged = _merge(readings, {**known, **(facts or {})})
+    record = record_of([row for one in readings for row in one.rows], merged)
+    cost = {"seconds": seconds, "relative_to_step": seconds / step if step else float("nan")}
+    return diagnose(record, DETECTORS, target=target or type(bare).__name__, cost=cost)
+
+
+def _look(model: nn.Module, setup: Setup, probes: bool) -> tuple[list[Readings], float]:
+    rng = rng_states()
+    begin = time.perf_counter()
+    subject = trace(model, setup, rng)
+    step = 3 * (time.perf_counter() - begin)  # a backward pass costs about two forward passes
+    chosen = (*PROBES, *OPTIONAL) if probes else PROBES
+    readings = [probe(subject) for probe in chosen]
+    roots = [t for t in (subject.loss_value, *subject.outputs[:1]) if t is not None]
+    zero = zero_by_design(model, roots)
+    if zero:
+        with opened(zero):
+            readings.append(flow(trace(model, setup, rng)))
+    else:
+        readings.append(flow(subject))
+    readings[-1].facts["zero_by_design"] = sorted(zero)
+    return readings, step
+
+
+def trace(model: nn.Module, setup: Setup, rng: list[Tensor]) -> Subject:
+    """Run the forward pass once under a Trace and gather what the probes need."""
+    with replayed(rng), listen(model) as heard:
+        result = setup.forward(model)
+    loss_value = _scalar(result) if setup.loss is not None else None
+    outputs = _outputs(heard, result)
+    return Subject(
+        model,
+        setup.forward,
+        setup.loss,
+        setup.optimizer,
+        heard,
+        outputs,
+        loss_value,
+        rng,
+        setup.seed,
+    )
+
+
+def _scalar(result: Tree) -> Tensor:
+    if not isinstance(result, Tensor) or result.numel() != 1:
+        shape = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise TypeError(f"expected loss(model) to return one number as a tensor, got {shape}")
+    return result
+
+
+def _outputs(heard: Trace, result: Tree) -> list[Tensor]:
+    """Floating outputs with a graph of the last outermost call; those with samples stand first."""
+    for tree in (*heard.results[::-1], result):
+        found = [t for t in tensors(tree) if t.grad_fn is not None and is_signal(t)]
+        if found:
+            return sorted(found, key=lambda t: t.numel() <= 1)
+    return []
+
+
+def call(model: nn.Module, inputs: Tree) -> Tree:
+    """Call a model with a tensor, a tuple of positional, or a mapping of keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)) and not isinstance(inputs, PackedSequence):
+        return model(*inputs)
+    return model(inputs)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Look through torch.compile, DataParallel, and DistributedDataParallel."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        inner = vars(model).get("_modules", {}).get("_orig_mod")
+        if isinstance(model, parallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Run compiled functions eagerly inside the block, where this torch can be told so."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    if stance is None:
+        yield
+        return
+    with stance("force_eager"):
+        yield
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode into training mode inside the block; leave a mixed one."""
+    modes = [(one, one.training) for one in model.modules()]
+    if not model.training:
+        model.train()
+    try:
+        yield
+    finally:
+        for one, mode in modes:
+            one.training = mode
+
+
+def _merge(readings: Sequence[Readings], facts: Facts | None) -> dict[str, Any]:
+    merged: dict[str, Any] = {}  # JSON-like, see core.record.Facts
+    blind: dict[str, str] = {}
+    for one in readings:
+        merged.update(one.facts)
+        blind.update(one.blind)
+    merged.update(facts or {})
+    merged["blind"] = {**blind, **merged.get("blind", {})}
+    return merged
+
+
+def _expect(model: object, inputs: Tree, loss: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a torch.nn.Module to check, got {type(model).__name__}")
+    if loss is not None and not callable(loss):
+        raise TypeError(
+            "expected loss to be a function of the model, as in loss=lambda m: loss_fn(m(x), y), "
+            f"got {type(loss).__name__}"
+        )
+    if loss is None and inputs is None:
+        raise ValueError("expected inputs or a loss to run the model with, got neither")
+    _expect_one_device(model, inputs)
+
+
+def _expect_one_device(model: nn.Module, inputs: Tree) -> None:
+    homes = {t.device.type for t in model.parameters()}
+    given = {t.device.type for t in tensors(inputs)}
+    if homes and given and not given & homes:
+        raise ValueError(
+            f"expected inputs on {', '.join(sorted(homes))} like the model, "
+            f"got {', '.join(sorted(given))}: move one of them"
+        )

@@ -1,0 +1,1 @@
+"""Hold the data and the theory that need no torch."""

@@ -1,0 +1,99 @@
+"""A Record holds what was measured and where; it knows nothing of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Role = Literal["unit", "branch", "output", "weight", "time", "step"]
+"""What a site is: a unit of the trunk, an op beside the trunk, a module's output, a parameter,
+a recurrent module seen over time, or the optimizer step itself."""
+
+Facts = Mapping[str, Any]  # JSON-like: strings, numbers, lists and dicts thereof
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place where numbers are read.
+
+    `name` is a qualified name as `named_modules()` or `named_parameters()` gives it; `depth` is the
+    place in forward order (-1: unknown); `kind` is the class of the module or the name of the op.
+    """
+
+    name: str
+    role: Role
+    depth: int = -1
+    kind: str = ""
+    fan_in: int = 0
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All readings of a check or a run.
+
+    `values` is float32 with axes [steps, sites, metrics]. NaN means not read; a broken tensor reads
+    inf. `facts` holds what is not a number at a place: wiring, optimizer settings, first bad op.
+    """
+
+    sites: tuple[Site, ...]
+    metrics: tuple[str, ...]
+    steps: NDArray[np.int64]
+    values: NDArray[np.float32]
+    facts: Facts = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        expected = (len(self.steps), len(self.sites), len(self.metrics))
+        if self.values.shape != expected:
+            raise ValueError(
+                f"values must be [steps, sites, metrics] = {list(expected)}, "
+                f"got {list(self.values.shape)}"
+            )
+
+    def places(self, role: Role) -> list[int]:
+        """Indices of the sites with this role, in recorded order."""
+        return [index for index, site in enumerate(self.sites) if site.role == role]
+
+    def sites_of(self, role: Role) -> list[Site]:
+        """Sites with this role, in recorded order."""
+        return [site for site in self.sites if site.role == role]
+
+    def read(self, metric: str, role: Role) -> NDArray[np.float64]:
+        """Read one metric at all sites of a role at the last step: [sites of that role]."""
+        places = self.places(role)
+        if metric not in self.metrics or not len(self.steps):
+            return np.full(len(places), np.nan)
+        return self.values[-1, places, self.metrics.index(metric)].astype(np.float64)
+
+    def was_read(self, need: str) -> bool:
+        """Whether a metric was read anywhere, or a fact is known."""
+        if need in self.facts:
+            return self.facts[need] is not None
+        if need not in self.metrics:
+            return False
+        return bool(np.any(~np.isnan(self.values[:, :, self.metrics.index(need)])))
+
+
+def record_of(
+    readings: Sequence[tuple[Site, Mapping[str, float]]],
+    facts: Facts | None = None,
+    step: int = 0,
+) -> Record:
+    """Build a one-step Record from (site, {metric: value}) pairs; what is absent reads NaN."""
+    metrics = tuple(dict.fromkeys(name for _, row in readings for name in row))
+    values = np.full((1, len(readings), len(metrics)), np.nan, dtype=np.float32)
+    for place, (_, row) in enumerate(readings):
+        for name, value in row.items():
+            values[0, place, metrics.index(name)] = _representable(value)
+    sites = tuple(site for site, _ in readings)
+    return Record(sites, metrics, np.array([step]), values, facts or {})
+
+
+def _representable(value: float) -> float:
+    """Clamp finite values to the range of float32, so that only broken tensors read inf."""
+    largest = float(np.finfo(np.float32).max)
+    return value if not np.isfinite(value) else min(max(value, -largest), largest)

@@ -1,0 +1,137 @@
+"""A Report says what was found, what is clear, and what could not be seen: causes first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from steadygrad.core.finding import Detector, Finding, Severity
+from steadygrad.core.record import Record
+
+Verdict = Literal["healthy", "findings", "blind"]
+
+
+@dataclass(frozen=True, slots=True)
+class Blind:
+    """A detector that could not look, and why."""
+
+    code: str
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome of a check or a run; renderers read it, nothing writes to it.
+
+    `findings` are the roots, worst first; what they explain is folded into their `symptoms`, whose
+    findings stand in `folded`. `cost` holds seconds and the ratio to one plain step.
+    """
+
+    target: str
+    record: Record
+    findings: tuple[Finding, ...]
+    folded: tuple[Finding, ...] = ()
+    clear: tuple[str, ...] = ()
+    blind: tuple[Blind, ...] = ()
+    cost: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether something above a note was found, nothing was, or nothing could be seen."""
+        if self.worst > Severity.note:
+            return "findings"
+        return "healthy" if self.clear or self.findings else "blind"
+
+    @property
+    def worst(self) -> Severity:
+        """The highest severity among the findings; a note when there are none."""
+        return max((found.severity for found in self.findings), default=Severity.note)
+
+    def __str__(self) -> str:
+        """Give the verdict and one line per root finding; `render` draws the whole report."""
+        lines = [f"{self.verdict}: {self.target}".rstrip(": ")]
+        lines += [f"{found.code} {found.name}: {found.says}" for found in self.findings]
+        return "\n".join(lines)
+
+
+def diagnose(
+    record: Record,
+    detectors: Sequence[Detector],
+    *,
+    target: str = "",
+    cost: Mapping[str, float] | None = None,
+) -> Report:
+    """Run every detector and fold each symptom under its cause.
+
+    A detector ends as found, clear, or blind. A finding is a symptom when another one explains its
+    code; a note explains only notes. A cause is as severe as the worst that it explains. Roots are
+    ordered by severity, then by the detectors' order (the order of suspicion), then by magnitude.
+    """
+    found: list[Finding] = []
+    clear: list[str] = []
+    blind: list[Blind] = []
+    for one in detectors:
+        if missing := one.missing(record):
+            blind.append(Blind(one.code, one.name, _why(record, missing)))
+            continue
+        mine = one.run(record)
+        found += mine
+        if not mine:
+            clear.append(one.code)
+    roots, folded = fold(found, detectors)
+    return Report(target, record, roots, folded, tuple(clear), tuple(blind), cost or {})
+
+
+def fold(
+    found: Sequence[Finding], detectors: Sequence[Detector]
+) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """Split findings into roots and symptoms; each root lists the codes folded under it."""
+    suspicion = {one.code: place for place, one in enumerate(detectors)}
+    explains = {one.code: one.explains for one in detectors}
+    ranked = sorted(found, key=lambda f: (-f.severity, suspicion[f.code], -f.magnitude))
+    cause = {place: _cause_of(place, ranked, explains) for place in range(len(ranked))}
+    roots = [place for place, parent in cause.items() if parent is None]
+    origin = {place: _origin(place, cause) for place in cause}
+    finished = [_with_symptoms(root, ranked, origin) for root in roots]
+    finished.sort(key=lambda f: (-f.severity, suspicion[f.code], -f.magnitude))
+    folded = tuple(
+        replace(ranked[place], because=(ranked[origin[place]].code,))
+        for place, parent in cause.items()
+        if parent is not None
+    )
+    return tuple(finished), folded
+
+
+def _with_symptoms(root: int, ranked: Sequence[Finding], origin: Mapping[int, int]) -> Finding:
+    """Give a root the codes folded under it, and the severity of the worst of them."""
+    mine = [ranked[place] for place, first in origin.items() if first == root]
+    code = ranked[root].code
+    codes = tuple(dict.fromkeys(one.code for one in mine if one.code != code))
+    worst = max(one.severity for one in mine)
+    return replace(ranked[root], because=(code,), symptoms=codes, severity=worst)
+
+
+def _cause_of(
+    place: int, ranked: Sequence[Finding], explains: Mapping[str, tuple[str, ...]]
+) -> int | None:
+    """Place of the first finding that explains this one; a note explains only notes."""
+    mine = ranked[place]
+    for other, candidate in enumerate(ranked):
+        strong = candidate.severity > Severity.note or mine.severity == Severity.note
+        if strong and mine.code in explains[candidate.code]:
+            return other
+    return None
+
+
+def _origin(place: int, cause: Mapping[int, int | None]) -> int:
+    """Follow causes to the root; detectors' `explains` has no cycles (a test says so)."""
+    parent = cause[place]
+    return place if parent is None else _origin(parent, cause)
+
+
+def _why(record: Record, missing: Sequence[str]) -> str:
+    """Return the probe's own words for the first missing need, or the plain fact."""
+    reasons = record.facts.get("blind", {})
+    return str(reasons.get(missing[0], f"{missing[0]} was not read"))

@@ -1,0 +1,194 @@
+"""Make a Captured of what was heard while a script ran up to its first step."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from steadygrad.launch.captured import CannotLook, Captured
+from steadygrad.launch.garbage import Garbage
+from steadygrad.launch.owners import Named, Whole, whole
+from steadygrad.launch.replay import Score, Term, buffers_as_noted, reached, score
+from steadygrad.launch.tape import Entry, Tape
+from steadygrad.probe.tree import Tree
+
+EQUAL = 1e-5
+"""Relative difference up to which a replayed loss is the script's: chosen by us, for threads that
+add in another order; what really differs (another batch, another draw) differs by far more."""
+
+
+@dataclass(slots=True)
+class Heard:
+    """What was heard while the script ran: calls, backward passes, optimizers, the loss scale."""
+
+    tape: Tape
+    passes: list[list[Term]] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
+    optimizers: list[weakref.ref[Optimizer]] = field(default_factory=list)
+    garbage: Garbage | None = None
+    scale: float | None = None
+    closure: bool = False
+
+
+def assemble(heard: Heard, optimizer: Optimizer, visible: Named) -> Captured:
+    """Find the model and a loss that can be computed again; where it cannot, say why."""
+    why = ""
+    if heard.passes:
+        terms = chosen(heard.passes)
+        why = _lost(terms)
+        if not why:
+            joined, replayed = _score(terms, optimizer, visible)
+            why = _difference(replayed, joined.model)
+            if not why:
+                return _captured(heard, joined, optimizer, replayed)
+    return _without_loss(heard, optimizer, visible, why or _nothing_heard(heard))
+
+
+def chosen(passes: Sequence[Sequence[Term]]) -> list[Term]:
+    """Take the first backward pass, and those after it that reach parameters of their own.
+
+    Passes of gradient accumulation reach the same parameters: one of them is enough.
+    """
+    terms: list[Term] = []
+    known: set[int] = set()
+    for one in passes:
+        mine = set().union(*(term.reached for term in one))
+        if mine - known:
+            terms += one
+            known |= mine
+    return terms
+
+
+def _score(
+    terms: Sequence[Term], optimizer: Optimizer, visible: Named
+) -> tuple[Whole, Score]:
+    first = score(terms, {}, {})
+    held = {id(p): p for group in optimizer.param_groups for p in group["params"]}
+    free = [t for e in first.entries for t in _leaves(e) if isinstance(t, nn.Parameter) or id(t) in held]
+    joined = whole(first.entries, list({id(t): t for t in free}.values()), visible)
+    return joined, score(terms, joined.paths, joined.names)
+
+
+def _leaves(entry: Entry) -> list[Tensor]:
+    return [t for t in entry.given() if t.requires_grad and t.grad_fn is None]
+
+
+def _lost(terms: Sequence[Term]) -> str:
+    lost = next((entry.lost for entry in score(terms, {}, {}).entries if entry.lost), "")
+    return f"the loss depends on {lost}, whose origin could not be followed" if lost else ""
+
+
+def _difference(replayed: Score, model: nn.Module) -> str:
+    """Return why a replay on the user's model is not the script's loss; '' when it is."""
+    with buffers_as_noted(replayed.entries), torch.enable_grad():
+        try:
+            loss = replayed.play(model)
+        except Exception as error:  # noqa: BLE001 - a replay may fail in any way the user's code can
+            return f"the loss could not be computed again: {type(error).__name__}: {error}"
+    wanted = sum(term.value for term in replayed.terms)
+    if not _close(float(loss), wanted):
+        return f"computed again, the loss is {float(loss):.6g} instead of {wanted:.6g}"
+    missing = set().union(*(term.reached for term in replayed.terms)) - reached(loss)
+    if missing & set(replayed.names):
+        return f"computed again, the loss does not reach {_names(missing, replayed)}"
+    return ""
+
+
+def _close(one: float, other: float) -> bool:
+    if not (math.isfinite(one) and math.isfinite(other)):
+        return math.isfinite(one) == math.isfinite(other)
+    return abs(one - other) <= EQUAL * max(abs(one), abs(other), 1e-30)
+
+
+def _names(ids: set[int], replayed: Score) -> str:
+    return ", ".join(sorted(replayed.names[one] for one in ids if one in replayed.names)[:3])
+
+
+def _captured(heard: Heard, joined: Whole, optimizer: Optimizer, replayed: Score) -> Captured:
+    others = _close_what_others_train(heard, joined, optimizer)
+    facts = _facts(heard, joined.model, optimizer)
+    if others:
+        facts["script"]["trained_by_others"] = others
+    return Captured(
+        joined.model,
+        replayed.play,
+        _inputs(replayed.entries, joined),
+        optimizer,
+        facts,
+    )
+
+
+def _inputs(entries: Sequence[Entry], joined: Whole) -> Tree:
+    """Arguments of the model's first call where it is called as a whole; None otherwise."""
+    first = next((e for e in entries if e.module is joined.model), None)
+    return None if first is None or first.links else arguments(first)
+
+
+def arguments(entry: Entry) -> Tree:
+    """Arguments of a call as `check` takes them: a tuple, or a mapping of keyword arguments."""
+    if not entry.kwargs or entry.module is None:
+        return entry.args
+    if not entry.args:
+        return entry.kwargs
+    bound = inspect.signature(entry.module.forward).bind(*entry.args, **entry.kwargs)
+    return dict(bound.arguments)
+
+
+def _without_loss(heard: Heard, optimizer: Optimizer, visible: Named, why: str) -> Captured:
+    latest = heard.tape.latest
+    if latest is None or latest.module is None:
+        raise CannotLook(
+            "expected the script to call a model before its first optimizer step, but "
+            f"{why or 'no module with parameters was called'}"
+        )
+    facts = _facts(heard, latest.module, optimizer)
+    return Captured(
+        latest.module, None, arguments(latest), optimizer, facts, {"loss": why}
+    )
+
+
+def _nothing_heard(heard: Heard) -> str:
+    if heard.unseen:
+        return heard.unseen[0]
+    return "the script stepped its optimizer before any backward()"
+
+
+def _facts(heard: Heard, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    left = heard.garbage.left() if heard.garbage is not None else set()
+    garbage = [name for name, one in model.named_parameters() if id(one) in left]
+    script: dict[str, Any] = {
+        "optimizer": type(optimizer).__name__,
+        "backward_passes": len(heard.passes),
+        "closure": heard.closure,
+        "training": model.training,
+    }
+    if heard.scale is not None:
+        script["loss_scale"] = heard.scale
+    return {"script": script, **({"uninitialised": garbage} if garbage else {})}
+
+
+def _close_what_others_train(heard: Heard, joined: Whole, optimizer: Optimizer) -> list[str]:
+    """Freeze, in a model whose script has ended, what only other optimizers train."""
+    mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    alive = [one() for one in heard.optimizers]
+    others = {
+        id(p)
+        for one in alive
+        if one is not None and one is not optimizer
+        for group in one.param_groups
+        for p in group["params"]
+    }
+    closed = []
+    for name, parameter in joined.model.named_parameters():
+        if id(parameter) in others - mine and parameter.grad_fn is None:
+            parameter.requires_grad_(False)
+            closed.append(name)
+    return closed

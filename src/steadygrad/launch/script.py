@@ -1,0 +1,279 @@
+"""Run a user's script, unchanged, up to its first optimizer step, and capture what it would train.
+
+The script runs as `__main__` with its own arguments. When its first optimizer steps, or a loss
+scaler is asked to, nothing has moved yet: a private signal, which is no Exception, ends it there.
+A script that catches everything and goes on meets the signal again at its next torch call; one
+that does so many times is left where it stands, and the process ends from within. Whatever the
+script itself wrote before its first step is its own business.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from steadygrad.launch.assemble import Heard, assemble
+from steadygrad.launch.captured import CannotLook, Captured, UsersError
+from steadygrad.launch.garbage import watched
+from steadygrad.launch.owners import variables
+from steadygrad.launch.replay import Term, reached
+from steadygrad.launch.tape import Tape, module_calls
+
+PATIENCE = 20  # times that a script may swallow the signal before the process is ended from within
+
+Then = Callable[[Captured], int]
+"""What is done with the captured model while the script's modules are still in place."""
+
+
+class FirstStep(BaseException):
+    """The signal that ends a script at its first optimizer step; no error, never shown."""
+
+
+@dataclass(slots=True)
+class Session:
+    """One run of a script: what was heard, and what came of it."""
+
+    path: str
+    then: Then
+    heard: Heard
+    home: int = field(default_factory=os.getpid)
+    unscaled: list[tuple[weakref.ref[Tensor], Tensor]] = field(default_factory=list)
+    captured: Captured | None = None
+    failure: BaseException | None = None
+    refused: int = 0
+
+    def refuse(self) -> None:
+        """End a script that goes on after its first step; from within when it insists."""
+        if os.getpid() != self.home:
+            return
+        self.refused += 1
+        if self.refused > PATIENCE:
+            self.heard.tape.refuse = None
+            _leave(self.outcome())
+        raise FirstStep
+
+    def outcome(self) -> int:
+        """Do what was to be done with the captured model, in place of the rest of the script."""
+        if self.failure is not None:
+            raise self.failure
+        if self.captured is None:
+            raise CannotLook(
+                f"expected {self.path} to step an optimizer, it ended without one: give the "
+                "training script, or a function that builds the model (file.py:build)"
+            )
+        return self.then(self.captured)
+
+
+def run(path: str, arguments: Sequence[str], then: Then) -> int:
+    """Run a script up to its first optimizer step and return `then(captured)`.
+
+    Raises UsersError when the script raises, CannotLook when it ends without a step, and
+    KeyboardInterrupt as it comes.
+    """
+    session = Session(path, then, Heard(Tape()))
+    with as_main(path, arguments) as module:
+        with _listening(session, module):
+            _execute(SourceFileLoader("__main__", path), module, session)
+        return session.outcome()
+
+
+def _execute(loader: SourceFileLoader, module: types.ModuleType, session: Session) -> None:
+    try:
+        source = loader.get_data(loader.path)
+        exec(compile(source, loader.path, "exec", dont_inherit=True), vars(module))  # noqa: S102
+    except (FirstStep, KeyboardInterrupt):
+        if session.captured is None and session.failure is None:
+            raise
+    except SystemExit as leaving:
+        if session.captured is None and session.failure is None:
+            raise CannotLook(
+                f"expected {session.path} to step an optimizer, it exited with "
+                f"{_exit_code(leaving)} before its first step: give it the arguments it trains with"
+            ) from None
+    except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is the user's
+        if session.captured is None and session.failure is None:
+            raise UsersError from error
+
+
+@contextmanager
+def as_main(path: str, arguments: Sequence[str]) -> Iterator[types.ModuleType]:
+    """Make a fresh `__main__` for a script, with its `sys.argv` and `sys.path[0]`, as Python does."""
+    module = types.ModuleType("__main__")
+    module.__dict__.update(__file__=path, __cached__=None, __builtins__=__builtins__)
+    module.__loader__ = SourceFileLoader("__main__", path)
+    before = sys.modules["__main__"], sys.argv, list(sys.path)
+    sys.modules["__main__"], sys.argv = module, [path, *arguments]
+    sys.path[:1] = [str(Path(path).resolve().parent)]
+    try:
+        yield module
+    finally:
+        sys.modules["__main__"], sys.argv, sys.path[:] = before
+
+
+@contextmanager
+def _listening(session: Session, module: types.ModuleType) -> Iterator[None]:
+    tape = session.heard.tape
+    with ExitStack() as stack:
+        stack.enter_context(_environment("TORCHDYNAMO_DISABLE", "1"))  # compiled functions run eagerly
+        stack.enter_context(_backward_heard(session))
+        stack.enter_context(_scaler_heard(session, module))
+        stack.enter_context(_optimizers_heard(session))
+        hook = register_optimizer_step_pre_hook(_step_hook(session, module))
+        stack.callback(hook.remove)
+        session.heard.garbage = stack.enter_context(watched())
+        stack.enter_context(module_calls(tape))
+        stack.enter_context(tape)
+        yield
+
+
+def _step_hook(session: Session, module: types.ModuleType) -> Callable[..., None]:
+    def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if os.getpid() == session.home:
+            closure = next((a for a in (*args[1:], *kwargs.values()) if callable(a)), None)
+            _first_step(session, module, optimizer, closure)
+
+    return before_step
+
+
+def _first_step(
+    session: Session,
+    module: types.ModuleType,
+    optimizer: Optimizer,
+    closure: Callable[[], Any] | None,
+) -> None:
+    """Capture what is about to be trained, then end the script."""
+    tape = session.heard.tape
+    if tape.refuse is not None:
+        tape.refuse()
+    if closure is not None:
+        session.heard.closure = True
+        with torch.enable_grad():
+            closure()
+    try:
+        visible = variables(sys._getframe(1), vars(module))
+        with torch._C.DisableTorchFunction():
+            session.captured = assemble(session.heard, optimizer, visible)
+    except Exception as error:  # noqa: BLE001 - kept, and raised where it is not swallowed
+        session.failure = error
+    tape.refuse = session.refuse
+    raise FirstStep
+
+
+@contextmanager
+def _backward_heard(session: Session) -> Iterator[None]:
+    """Note on which tensors backward passes start, while in the block."""
+    backward = torch.autograd.backward
+
+    def heard(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if session.heard.tape.is_home():
+            _note_backward(session, tensors, grad_tensors)
+        return backward(tensors, grad_tensors, *args, **kwargs)
+
+    torch.autograd.backward = heard  # put back below
+    try:
+        yield
+    finally:
+        torch.autograd.backward = backward
+
+
+def _note_backward(session: Session, roots: Any, weights: Any) -> None:
+    """Keep the terms of one backward pass; scaled losses are taken before their scaling."""
+    roots = [roots] if isinstance(roots, Tensor) else list(roots)
+    weights = [weights] * len(roots) if isinstance(weights, Tensor | None) else list(weights)
+    terms: list[Term] = []
+    with torch._C.DisableTorchFunction():
+        for root, weight in zip(roots, weights, strict=True):
+            loss = next((before for after, before in session.unscaled if after() is root), root)
+            made = session.heard.tape.made(loss)
+            if made is None:
+                session.heard.unseen.append("backward() started on a tensor made out of sight")
+                return
+            value = loss.detach() if weight is None else loss.detach() * weight
+            terms.append(Term(made, weight, float(value.sum()), reached(loss)))
+    session.heard.passes.append(terms)
+
+
+@contextmanager
+def _scaler_heard(session: Session, module: types.ModuleType) -> Iterator[None]:
+    """Note what loss scalers scale, and take their step for the optimizer's, while in the block.
+
+    A scaler that meets a non-finite gradient skips the optimizer's step, perhaps for ever.
+    """
+    scaler = torch.amp.GradScaler
+    scale, step = scaler.scale, scaler.step
+
+    def heard_scale(self: torch.amp.GradScaler, outputs: Any) -> Any:
+        scaled = scale(self, outputs)
+        if isinstance(outputs, Tensor) and scaled is not outputs:
+            session.unscaled[:] = [(weakref.ref(scaled), outputs)]
+        return scaled
+
+    def heard_step(
+        self: torch.amp.GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any
+    ) -> Any:
+        if self.is_enabled() and os.getpid() == session.home:
+            session.heard.scale = self.get_scale()
+            _first_step(session, module, optimizer, None)
+        return step(self, optimizer, *args, **kwargs)
+
+    scaler.scale, scaler.step = heard_scale, heard_step  # type: ignore[method-assign] # put back below
+    try:
+        yield
+    finally:
+        scaler.scale, scaler.step = scale, step  # type: ignore[method-assign] # as they were
+
+
+@contextmanager
+def _optimizers_heard(session: Session) -> Iterator[None]:
+    """Note which optimizers are made in the block, without keeping them alive."""
+    make = Optimizer.__init__
+
+    def heard(self: Optimizer, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        session.heard.optimizers.append(weakref.ref(self))
+
+    heard.__wrapped__ = make  # type: ignore[attr-defined] # as functools.wraps, for signatures
+    Optimizer.__init__ = heard  # type: ignore[method-assign] # put back below
+    try:
+        yield
+    finally:
+        Optimizer.__init__ = make  # type: ignore[method-assign] # as it was
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _exit_code(leaving: SystemExit) -> int:
+    if leaving.code is None:
+        return 0
+    return leaving.code if isinstance(leaving.code, int) else 1
+
+
+def _leave(code: int) -> None:
+    """End the process at once: the script would catch anything else."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

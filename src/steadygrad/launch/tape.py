@@ -1,0 +1,293 @@
+"""A Tape notes how a loss was computed, call by call, so that it can be computed again.
+
+An entry is an outermost module call, or a torch function called outside of any module, whose
+output carries a gradient. Entries hang on the tensors they made: what the script drops is dropped
+here too, so a long evaluation costs no memory. What carries no gradient is a constant.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from steadygrad.launch.randomness import Generators, generators, same
+from steadygrad.probe.tree import Tree, map_tensors, tensors
+
+SMALL = 1 << 20  # elements of buffers that are noted before a module call, against power iterations
+LOOKED_INTO = 2  # levels of plain objects (distributions, batches) in which tensors are sought
+IN_PLACE = frozenset(
+    f"__{name}__"
+    for name in ("setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imod")
+)
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One noted call: what was run, with what, and under which circumstances.
+
+    `links` says, by id, which tensors among the arguments were made by earlier entries, `fresh`
+    which were changed in place and have to be cloned; `after` are entries that changed the
+    arguments through a view. `lost` names a gradient whose origin the tape did not see.
+    """
+
+    order: int
+    run: Callable[..., Any]
+    module: nn.Module | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    rng: Generators
+    autocast: tuple[tuple[str, torch.dtype], ...]
+    links: dict[int, Made] = field(default_factory=dict)
+    fresh: dict[int, Tensor] = field(default_factory=dict)
+    buffers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    after: list[Entry] = field(default_factory=list)
+    changed: Tensor | None = None
+    lost: str = ""
+
+    def given(self) -> list[Tensor]:
+        """Tensors among the arguments that may be replaced when the entry is run again."""
+        return list(tensors((self.args, self.kwargs)))
+
+    def results(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tree) -> list[Tensor]:
+        """Tensors that this entry makes, in an order that is the same when it is run again."""
+        changed = _target(args, kwargs) if self.changed is not None else None
+        return [*reachable(out), *([] if changed is None else [changed])]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The tensor that is the `place`-th result of an entry."""
+
+    entry: Entry
+    place: int
+
+
+class Tape(TorchFunctionMode):
+    """Note module calls and torch functions of this thread and process while active.
+
+    `refuse`, once it is set, is called before every torch function: it ends a script that goes on
+    after its first step. `latest` is the last outermost call of a module with open parameters.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuse: Callable[[], None] | None = None
+        self.latest: Entry | None = None
+        self._made = WeakTensorKeyDictionary()
+        self._changes = WeakTensorKeyDictionary()
+        self._count = 0
+        self._inside = 0
+        self._rng: Generators | None = None
+        self._home = (os.getpid(), threading.get_ident())
+
+    def made(self, tensor: Tensor) -> Made | None:
+        """Where a tensor came from; None when the tape did not see it."""
+        found: Made | None = self._made.get(tensor)
+        return found
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,  # torch's own signature
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # whatever func returns
+        """Run a torch function; note it when it stands outside of all modules."""
+        if self.refuse is not None:
+            self.refuse()
+        if self._inside or not torch.is_grad_enabled():
+            return func(*args, **(kwargs or {}))
+        return self.note(func, None, args, dict(kwargs or {}))
+
+    def is_home(self) -> bool:
+        """Whether this is the thread and process that the tape was made in."""
+        return self._home == (os.getpid(), threading.get_ident())
+
+    def listens(self) -> bool:
+        """Whether calls are noted here: at home, outside of other calls, with gradients on."""
+        return not self._inside and torch.is_grad_enabled() and self.is_home()
+
+    def note(
+        self,
+        run: Callable[..., Any],
+        module: nn.Module | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:  # whatever run returns
+        """Run a function and put it on the tape if what it returns or changes has a history."""
+        self._inside += 1
+        try:
+            open_module = module is not None and _is_open(module)
+            if not open_module and not any(t.requires_grad for t in reachable((args, kwargs))):
+                return run(*args, **kwargs)
+            entry = self._entry(run, module if open_module else None, args, kwargs)
+            out = run(*args, **kwargs)
+            self._keep(entry, entry.results(args, kwargs, out))
+        finally:
+            self._inside -= 1
+        if open_module:
+            self.latest = entry
+        return out
+
+    def _entry(
+        self,
+        run: Callable[..., Any],
+        module: nn.Module | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Entry:
+        self._count += 1
+        given = map_tensors((args, kwargs), lambda t: t)
+        entry = Entry(self._count, run, module, *given, self._generators(), _autocast())
+        self._link(entry)
+        if module is not None:
+            entry.buffers = _small_buffers(module)
+        elif _is_in_place(run, kwargs):
+            entry.changed = _target(args, kwargs)
+            self._prepare(entry)
+        return entry
+
+    def _link(self, entry: Entry) -> None:
+        replaceable = {id(t) for t in tensors((entry.args, entry.kwargs))}
+        for tensor in reachable((entry.args, entry.kwargs)):
+            base = _base(tensor)
+            entry.after += self._changes.get(base, [])
+            made = self.made(tensor)
+            if made is None:
+                if tensor.grad_fn is not None:
+                    entry.lost = entry.lost or tensor.grad_fn.name()
+            elif id(tensor) in replaceable:
+                entry.links[id(tensor)] = made
+            else:
+                entry.lost = f"an object of {getattr(entry.run, '__name__', 'a call')}"
+
+    def _prepare(self, entry: Entry) -> None:
+        """Keep the values of a constant that is about to be changed in place."""
+        changed = entry.changed
+        if changed is not None and id(changed) not in entry.links and not changed.requires_grad:
+            with torch.no_grad():
+                entry.fresh[id(changed)] = changed.detach().clone()
+
+    def _keep(self, entry: Entry, results: list[Tensor]) -> None:
+        for place, tensor in enumerate(results):
+            if tensor.grad_fn is not None:
+                self._made[tensor] = Made(entry, place)
+        changed = entry.changed
+        if changed is not None and changed.grad_fn is not None:
+            base = _base(changed)
+            self._changes[base] = [*self._changes.get(base, []), entry]
+
+    def _generators(self) -> Generators:
+        now = generators()
+        if self._rng is None or not same(self._rng, now):
+            self._rng = now
+        return self._rng
+
+
+def ancestors(ends: list[Made]) -> list[Entry]:
+    """Entries that the given results depend on, in the order in which they ran."""
+    found: dict[int, Entry] = {}
+    waiting = [end.entry for end in ends]
+    while waiting:
+        entry = waiting.pop()
+        if entry.order not in found:
+            found[entry.order] = entry
+            waiting += [made.entry for made in entry.links.values()]
+            waiting += [one for one in entry.after if one.order < entry.order]
+    return [found[order] for order in sorted(found)]
+
+
+def reachable(tree: Tree, depth: int = LOOKED_INTO) -> Iterator[Tensor]:
+    """Yield tensors in containers, and in the attributes of plain objects (distributions)."""
+    if isinstance(tree, Mapping):
+        tree = tuple(tree.values())
+    if isinstance(tree, (tuple, list)) and type(tree).__module__ != "torch.nn.utils.rnn":
+        for value in tree:
+            yield from reachable(value, depth)
+        return
+    found = list(tensors(tree))
+    yield from found
+    if not found and depth and not isinstance(tree, (nn.Module, type, Tensor)):
+        attributes = getattr(tree, "__dict__", None)
+        if isinstance(attributes, dict):
+            yield from reachable(tuple(attributes.values()), depth - 1)
+
+
+@contextmanager
+def module_calls(tape: Tape) -> Iterator[None]:
+    """Show the tape every outermost module call and custom autograd function in the block.
+
+    `Module.__call__` is replaced, since global forward pre-hooks are not given keyword arguments.
+    """
+    call, function = nn.Module.__call__, torch.autograd.Function
+    apply = vars(function)["apply"]
+
+    def heard(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not tape.listens():
+            return call(module, *args, **kwargs)
+        return tape.note(_bound(call, module), module, args, kwargs)
+
+    def applied(cls: type, *args: Any, **kwargs: Any) -> Any:
+        run = apply.__get__(None, cls)
+        return tape.note(run, None, args, kwargs) if tape.listens() else run(*args, **kwargs)
+
+    heard.__wrapped__ = call  # type: ignore[attr-defined] # as functools.wraps, for signatures
+    nn.Module.__call__ = heard  # type: ignore[method-assign] # put back below
+    function.apply = classmethod(applied)  # type: ignore[assignment,method-assign] # put back below
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = call  # type: ignore[method-assign] # as it was
+        function.apply = apply  # type: ignore[method-assign] # as it was
+
+
+def _bound(call: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
+    return lambda *args, **kwargs: call(module, *args, **kwargs)
+
+
+def _is_open(module: nn.Module) -> bool:
+    """Whether a module has a parameter that wants a gradient."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _is_in_place(run: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
+    name = getattr(run, "__name__", "")
+    plain = name.endswith("_") and not name.endswith("__")
+    return plain or name in IN_PLACE or kwargs.get("out") is not None or bool(kwargs.get("inplace"))
+
+
+def _target(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Tensor that an in-place function changes."""
+    for found in (kwargs.get("out"), *args[:1], kwargs.get("input")):
+        if isinstance(found, Tensor):
+            return found
+    return None
+
+
+def _base(tensor: Tensor) -> Tensor:
+    base = tensor._base if tensor._is_view() else None
+    return tensor if base is None else base
+
+
+def _small_buffers(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    buffers = list(module.buffers())
+    if sum(buffer.numel() for buffer in buffers) > SMALL:
+        return []
+    with torch.no_grad():
+        return [(buffer, buffer.detach().clone()) for buffer in buffers]
+
+
+def _autocast() -> tuple[tuple[str, torch.dtype], ...]:
+    kinds = ("cpu", "cuda")
+    return tuple(
+        (kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind)
+    )

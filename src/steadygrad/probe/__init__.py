@@ -1,0 +1,1 @@
+"""Readers of tensors: from a model and one batch to numbers at sites."""

@@ -1,0 +1,492 @@
+"""How signal and gradient travel through the depth: one renormalised backward pass.
+
+A random N(0, 1) cotangent enters at the model's output. At every trunk node the gradient's L2 norm
+is noted and the gradient is set back to a root mean square of one; backward is linear, so the
+logarithms of the factors add up to the logarithm of the whole gain, exactly, at any depth, without
+under- or overflow. Beside the trunk, each op's own gain is read in place.
+
+For i.i.d. weights the L2 norm of the gradient and the second moment of the activations change by
+the same factor Var(W) fan_in across a weight op (He 2015, sections 2.2 and 2.3), whatever its shape
+and stride, so both are used here and never a mean or a per-element norm.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from steadygrad.core.record import Site
+from steadygrad.core.theory import Gain
+from steadygrad.probe.gain import Activation, gain
+from steadygrad.probe.graph import Graph, data_graph, leaves, sink_node
+from steadygrad.probe.subject import Readings, Subject
+from steadygrad.probe.trace import Op, log10_norm, spread, thin
+
+ROLES = ("weight", "act", "norm", "block", "attn", "pool", "other")
+WEIGHT = re.compile(r"Addmm|Addmv|MmBackward|MvBackward|Bmm|Convolution|Linear|Rnn|Embedding|Matmul")
+NORM = re.compile(r"BatchNorm|LayerNorm|GroupNorm|RmsNorm|RMSNorm|InstanceNorm")
+ATTENTION = re.compile(r"ScaledDotProduct|Softmax|Attention|Bmm")
+POOL = re.compile(r"Mean|Pool|Select|Slice|Sum|Index|Gather|Upsample|Interpolate|Max|Unfold|Narrow")
+ACTIVATION = re.compile(
+    r"Relu|Tanh|Sigmoid|Gelu|Silu|Elu|Mish|Softplus|Hard|Prelu|Threshold|Clamp|Exp|Sin|Cos|Abs"
+)
+
+
+@dataclass(slots=True)
+class Segment:
+    """The stretch of the trunk between two of its nodes: one op, or a block with branches."""
+
+    node: Node
+    others: list[Node]
+    role: str
+    call: int
+    name: str
+    gain: float = math.nan
+    weights: list[WeightOp] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class WeightOp:
+    """A matrix multiplication or convolution with a parameter: where weights meet the signal."""
+
+    node: Node
+    op: Op | None
+    module: str
+    parameter: str
+    weight: Tensor
+    bias: Tensor | None
+    call: int
+    gain: float = math.nan
+
+
+def flow(subject: Subject) -> Readings:
+    """Read the gain of every trunk unit, of every op beside the trunk, and of every weight op.
+
+    Rows: role "unit" (forward order) with gain, gain_<role>, log_rms, spread, zeros, cumulative,
+    gsc, slope, slope_nominal; role "output" (activations, norms, attention) with op_gain,
+    op_nominal, op_zeros; role "weight" with weight_gain, weight_back, bias_ratio, normed.
+    Facts: `flow` with the totals. Blind where there is no path from an output to an input.
+    """
+    found = _graph(subject)
+    if isinstance(found, str):
+        return Readings(blind={"flow": found, "gain": found, "weight_gain": found})
+    graph, weights = found
+    segments = _segments(subject, graph, weights)
+    local = _renormalised_backward(subject, graph, segments, weights)
+    units = _units(segments)
+    readings = Readings()
+    readings.rows += _unit_rows(subject, units)
+    readings.rows += _op_rows(subject, graph, local)
+    readings.rows += [_weight_row(subject, graph, one) for one in weights]
+    readings.facts["flow"] = _totals(subject, graph, segments, units, weights)
+    return readings
+
+
+def _graph(subject: Subject) -> tuple[Graph, list[WeightOp]] | str:
+    if not subject.outputs:
+        return "no output of the model carries a gradient"
+    root = subject.outputs[0].grad_fn
+    if root is None:
+        return "the output is an input: nothing was computed"
+    trace = subject.trace
+    sources = trace.inputs + trace.entries
+    graph = data_graph(root, [sink_node(t) for t in trace.inputs])
+    if graph is None:
+        graph = data_graph(root, [sink_node(t) for t in trace.entries])
+    if graph is None or not sources:
+        return "no path of gradient leads from the output to an input"
+    weights = _weight_ops(subject, graph)
+    on_weight = [one.node for one in weights]
+    deeper = data_graph(root, [sink_node(t) for t in sources], on_weight)
+    return (deeper or graph), weights if deeper is None else _weight_ops(subject, deeper)
+
+
+def _weight_ops(subject: Subject, graph: Graph) -> list[WeightOp]:
+    """Weight ops in forward order: matmul-like nodes that a parameter of two or more axes enters."""
+    names = {id(p): name for name, p in subject.model.named_parameters()}
+    inside = set(graph.order)
+    found = []
+    for node in graph.order[::-1]:
+        if not WEIGHT.search(node.name()):
+            continue
+        entering = leaves(node, inside)
+        matrices = [p for p in entering if p.dim() >= 2]
+        if matrices:
+            biases = [p for p in entering if p.dim() == 1 and id(p) in names]
+            name = names.get(id(matrices[0]), "")
+            op = subject.trace.ops.get(node)
+            bias = biases[0] if len(biases) == 1 else None
+            call = subject.trace.call_of(node)
+            owner = name.rpartition(".")[0] or subject.trace.name_of(call)
+            owner = owner.removesuffix(".parametrizations.weight")
+            found.append(WeightOp(node, op, owner, name, matrices[0], bias, call))
+    return found
+
+
+def _segments(subject: Subject, graph: Graph, weights: Sequence[WeightOp]) -> list[Segment]:
+    """Cut the trunk into segments, output first; the last trunk node is the sink itself."""
+    others: list[list[Node]] = [[] for _ in graph.trunk]
+    on_trunk = set(graph.trunk)
+    for node in graph.order:
+        if node not in on_trunk:
+            others[graph.segment[node]].append(node)
+    by_node = {one.node: one for one in weights}
+    segments = []
+    for node, between in zip(graph.trunk[:-1], others, strict=False):
+        inside = [by_node[n] for n in (node, *between) if n in by_node]
+        segments.append(_segment(subject, node, between, inside))
+    return segments
+
+
+def _segment(
+    subject: Subject, node: Node, others: list[Node], weights: list[WeightOp]
+) -> Segment:
+    trace = subject.trace
+    call = trace.shared_call(trace.call_of(n) for n in (node, *others))
+    role = _role(subject, node, others, weights, call)
+    name = weights[0].module if role == "weight" else trace.name_of(call)
+    return Segment(node, others, role, call, name, weights=weights)
+
+
+def _role(
+    subject: Subject, node: Node, others: list[Node], weights: list[WeightOp], call: int
+) -> str:
+    names = [n.name() for n in (node, *others)]
+    kind = subject.trace.calls[call].kind if call >= 0 else ""
+    if weights:
+        return "weight" if not others else "block"
+    if any(NORM.search(n) for n in names) or (others and "norm" in kind.lower()):
+        return "norm"
+    if any(ATTENTION.search(n) for n in names):
+        return "attn"
+    if any(ACTIVATION.search(n) for n in names) or "activation" in kind.lower():
+        return "act"
+    return "pool" if any(POOL.search(n) for n in names) else "other"
+
+
+def _renormalised_backward(
+    subject: Subject, graph: Graph, segments: list[Segment], weights: Sequence[WeightOp]
+) -> dict[Node, float]:
+    """Fill in the gains of segments and weight ops; return the gains of ops beside the trunk."""
+    arrived: dict[Node, float] = {}
+    sent: dict[Node, float] = {}
+    local: dict[Node, float] = {}
+    data = {node: [number for number, _ in edges] for node, edges in graph.children.items()}
+    watched = {n for n in graph.order if _has_gain(n)} | {one.node for one in weights}
+    handles = [node.register_prehook(_rescale(node, arrived, sent)) for node in graph.trunk]
+    handles += [node.register_hook(_measure(node, data[node], local)) for node in watched]
+    try:
+        gradient = _pull(subject, graph)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if gradient is not None:
+        arrived[graph.sink] = log10_norm(gradient)
+    for segment, after in zip(segments, graph.trunk[1:], strict=True):
+        segment.gain = arrived.get(after, -math.inf) - sent.get(segment.node, math.nan)
+    for one in weights:
+        one.gain = local.get(one.node, math.nan)
+    return local
+
+
+def _has_gain(node: Node) -> bool:
+    name = node.name()
+    return bool(ACTIVATION.search(name) or NORM.search(name) or ATTENTION.search(name))
+
+
+def _pull(subject: Subject, graph: Graph) -> Tensor | None:
+    """Send the random cotangent back to the inputs; return the gradient at the trunk's sink."""
+    out = subject.outputs[0]
+    cotangent = subject.noise(out)
+    targets = [t for t in subject.trace.inputs + subject.trace.entries]
+    targets = [t for t in targets if sink_node(t) in graph.segment]
+    gradients = torch.autograd.grad(out, targets, cotangent, retain_graph=True, allow_unused=True)
+    at = [sink_node(t) for t in targets]
+    return gradients[at.index(graph.sink)] if graph.sink in at else None
+
+
+GradHook = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...] | None]
+
+
+def _rescale(node: Node, arrived: dict[Node, float], sent: dict[Node, float]) -> GradHook:
+    """Note the norm of the gradient that arrives at a node and set its root mean square to one."""
+
+    def hook(gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        given = [g for g in gradients if g is not None]
+        size = _joint(log10_norm(g) for g in given)
+        arrived[node] = sent[node] = size
+        if not math.isfinite(size):
+            return None
+        sent[node] = 0.5 * math.log10(sum(g.numel() for g in given))
+        factor = sent[node] - size
+        return tuple(g if g is None else _times_power(g, factor) for g in gradients)
+
+    return hook
+
+
+def _times_power(tensor: Tensor, exponent: float) -> Tensor:
+    """Multiply by 10**exponent in two steps, since the factor itself may leave the float range."""
+    half = 10.0 ** (exponent / 2)
+    return tensor * half * half
+
+
+def _measure(node: Node, data: Sequence[int], local: dict[Node, float]) -> Callable[..., None]:
+    """Note log10 of (gradient leaving a node on its data edges / gradient arriving)."""
+
+    def hook(leaving: tuple[Tensor, ...], arriving: tuple[Tensor, ...]) -> None:
+        before = _joint(log10_norm(g) for g in arriving if g is not None)
+        chosen = (leaving[number] for number in data if number < len(leaving))
+        after = _joint(log10_norm(g) for g in chosen if g is not None)
+        local[node] = after - before if math.isfinite(before) else math.nan
+
+    return hook
+
+
+def _joint(logs: object) -> float:
+    """log10 of the joint L2 norm of parts given by their log10 norms."""
+    parts = list(logs)  # type: ignore[call-overload] # any iterable of floats
+    top = max(parts, default=-math.inf)
+    if not math.isfinite(top):
+        return float(top)
+    return float(top + 0.5 * math.log10(sum(10.0 ** (2 * (part - top)) for part in parts)))
+
+
+def _units(segments: list[Segment]) -> list[list[Segment]]:
+    """Group segments, forward order: a weight op or block with what follows it up to the next."""
+    units: list[list[Segment]] = []
+    before_first: list[Segment] = []
+    for segment in segments[::-1]:
+        if segment.role in ("weight", "block"):
+            units.append([segment])
+        elif units:
+            units[-1].append(segment)
+        else:
+            before_first.append(segment)
+    if units:
+        units[0][:0] = before_first
+    return units or ([before_first] if before_first else [])
+
+
+def _head(unit: list[Segment]) -> Segment:
+    return next((s for s in unit if s.role in ("weight", "block")), unit[0])
+
+
+def _unit_rows(
+    subject: Subject, units: list[list[Segment]]
+) -> list[tuple[Site, dict[str, float]]]:
+    rows = []
+    cumulative = 0.0
+    after: list[float] = []
+    for unit in reversed(units):
+        after.append(cumulative)
+        cumulative += sum(segment.gain for segment in unit)
+    after.reverse()
+    entering = _entering(subject)
+    for depth, (unit, below) in enumerate(zip(units, after, strict=True)):
+        row = _unit_row(subject, unit, entering)
+        row["cumulative"] = below
+        head = _head(unit)
+        fan_in = _fan_in(head.weights[0]) if head.weights else 0
+        rows.append((Site(head.name, "unit", depth, _kind(subject, head), fan_in), row))
+        op = subject.trace.ops.get(unit[-1].node)
+        entering = op.log_norm if op else math.nan
+    return rows
+
+
+def _kind(subject: Subject, head: Segment) -> str:
+    return head.role if head.role != "weight" else head.node.name().removesuffix("Backward0")
+
+
+def _unit_row(subject: Subject, unit: list[Segment], entering: float) -> dict[str, float]:
+    row = {f"gain_{role}": 0.0 for role in ROLES}
+    for segment in unit:
+        row[f"gain_{segment.role}"] += segment.gain
+    row["gain"] = sum(segment.gain for segment in unit)
+    op = subject.trace.ops.get(unit[-1].node)
+    row |= {"log_rms": op.log_rms, "spread": op.spread, "zeros": op.zeros} if op else {}
+    row["gsc"] = row["gain"] + entering - op.log_norm if op else math.nan
+    widths = [_width(one) for segment in unit for one in segment.weights]
+    row["width"] = float(min(widths)) if widths else math.nan
+    slopes = [_slopes(subject, s) for s in unit if s.role == "act"]
+    row |= slopes[0] if slopes else {}
+    return row
+
+
+def _entering(subject: Subject) -> float:
+    sources = subject.trace.inputs or subject.trace.entries
+    return log10_norm(sources[0].detach()) if sources else math.nan
+
+
+def _slopes(subject: Subject, segment: Segment) -> dict[str, float]:
+    """Read an activation: E f'^2 as measured and under N(0, 1), what it got, and its own gains."""
+    trace = subject.trace
+    module = trace.calls[segment.call].module if segment.call >= 0 else None
+    op = trace.ops.get(segment.node)
+    known = nominal_gain(module, op.name if op else "")
+    before = [trace.ops[s].log_rms for s in op.sources if s in trace.ops] if op else []
+    row = {"slope": 10.0 ** (2 * segment.gain), "pre_rms": before[0] if before else math.nan}
+    if known is not None:
+        row |= {"slope_nominal": known.slope, "eta": known.eta, "ideal": math.log10(known.forward)}
+    return row
+
+
+def nominal_gain(module: nn.Module | None, function: str) -> Gain | None:
+    """Gains of an activation module, or function of torch, under z ~ N(0, 1); None: unknown."""
+    found = None
+    if module is not None and not _has_children(module):
+        learned = any(True for _ in module.parameters())
+        found = _gain_of(module) if learned else _gain_like(type(module), repr(module), module)
+    return found or _gain_named(function.rstrip("_"))
+
+
+_known: dict[tuple[type, str], Gain | None] = {}  # a pure cache: class and settings decide the gain
+
+
+def _gain_like(kind: type, settings: str, module: nn.Module) -> Gain | None:
+    if (kind, settings) not in _known:
+        _known[kind, settings] = _gain_of(module)
+    return _known[kind, settings]
+
+
+@functools.cache
+def _gain_named(function: str) -> Gain | None:
+    for home in (torch.nn.functional, torch):
+        if callable(getattr(home, function, None)):
+            return _gain_of(getattr(home, function))
+    return None
+
+
+def _gain_of(activation: Activation) -> Gain | None:
+    try:
+        return gain(activation)
+    except Exception:  # noqa: BLE001 - a user's module that is no elementwise function of one tensor
+        return None
+
+
+def _has_children(candidate: object) -> bool:
+    return isinstance(candidate, nn.Module) and any(True for _ in candidate.children())
+
+
+def _op_rows(
+    subject: Subject, graph: Graph, local: dict[Node, float]
+) -> list[tuple[Site, dict[str, float]]]:
+    """Read every activation, norm and attention op in place, on the trunk and beside it."""
+    trace = subject.trace
+    rows = []
+    for node in graph.order[::-1]:
+        if node not in local or WEIGHT.search(node.name()):
+            continue
+        op = trace.ops.get(node)
+        call = trace.call_of(node)
+        row = {"op_gain": local[node]}
+        if op is not None:
+            row |= {"op_zeros": op.zeros, "op_zeros_before": op.zeros_before}
+            row |= {"op_spread": op.spread, "op_rms": op.log_rms}
+        if ACTIVATION.search(node.name()):
+            module = trace.calls[call].module if call >= 0 else None
+            known = nominal_gain(module, op.name if op else "")
+            row["op_nominal"] = 0.5 * _log(known.slope) if known else math.nan
+        kind = node.name().removesuffix("Backward0")
+        rows.append((Site(trace.name_of(call), "output", _order(subject, node), kind), row))
+    return rows
+
+
+def _order(subject: Subject, node: Node) -> int:
+    """Place of a node in forward order, on a scale shared by ops and nodes."""
+    op = subject.trace.ops.get(node)
+    return op.order if op else -1
+
+
+def _weight_row(subject: Subject, graph: Graph, one: WeightOp) -> tuple[Site, dict[str, float]]:
+    """Read a weight op: its scale by itself, and what it did to the signal and to the gradient."""
+    fan_in = _fan_in(one)
+    weight = one.weight.detach()
+    log_rms = log10_norm(weight) - 0.5 * math.log10(weight.numel())
+    row = {"weight_gain": log_rms + 0.5 * math.log10(max(fan_in, 1)), "weight_back": one.gain}
+    trace = subject.trace
+    before = [trace.ops[s] for s in one.op.sources if s in trace.ops] if one.op else []
+    if one.op:
+        row |= {"weight_out": one.op.log_rms, "weight_spread": one.op.spread}
+    if before:
+        row["weight_in"] = before[0].log_rms
+        row["weight_in_spread"] = before[0].spread
+        if one.bias is not None:
+            bias = one.bias.detach()
+            log_bias = log10_norm(bias) - 0.5 * math.log10(bias.numel())
+            row["bias_ratio"] = log_bias - (row["weight_gain"] + before[0].log_rms)
+    row["width"] = float(_width(one))
+    row["normed"] = float(_normed(graph, one.node))
+    after = [trace.ops[node].zeros for node in graph.consumers(one.node) if node in trace.ops]
+    row["feeds_zeros"] = max(after, default=0.0)
+    kind = one.node.name().removesuffix("Backward0")
+    site = Site(one.module, "weight", _order(subject, one.node), kind, fan_in)
+    return site, row
+
+
+def _normed(graph: Graph, node: Node) -> bool:
+    """Whether a norm takes in what this op puts out, views and shifts apart."""
+    return any(NORM.search(parent.name()) for parent in graph.consumers(node))
+
+
+def _width(one: WeightOp) -> int:
+    """Number of units that a weight op feeds, counting each once over space."""
+    if one.op is None or not one.op.shape:
+        return int(one.weight.shape[0])
+    channel = 1 if "Convolution" in one.node.name() and len(one.op.shape) > 2 else -1
+    return int(one.op.shape[channel])
+
+
+def _fan_in(one: WeightOp) -> int:
+    """Weights that enter one unit: elements of the weight per output unit, whatever its layout."""
+    if "Embedding" in one.node.name():
+        return 1
+    return max(1, one.weight.numel() // max(1, _width(one)))
+
+
+def _totals(
+    subject: Subject,
+    graph: Graph,
+    segments: list[Segment],
+    units: list[list[Segment]],
+    weights: Sequence[WeightOp],
+) -> dict[str, object]:
+    total = sum(segment.gain for segment in segments)
+    pooled = sum(s.gain for s in segments if s.role == "pool" and math.isfinite(s.gain))
+    out = subject.outputs[0].detach()
+    log_out = log10_norm(out)
+    out_spread = spread(thin(out))
+    in_norm, in_spread = _source_reading(subject, graph)
+    collapse = _log(out_spread) - _log(in_spread)
+    return {
+        "total_decades": total - pooled,
+        "pool_decades": pooled,
+        "units": len(units),
+        "gsc": total + in_norm - log_out,
+        "nlc": total + in_norm - log_out - collapse,
+        "spread_in": in_spread,
+        "spread_out": out_spread,
+        "out_log_rms": log_out - 0.5 * math.log10(max(1, out.numel())),
+        "widths": [_width(one) for segment in segments for one in segment.weights[:1]],
+        "trunk": len(graph.trunk),
+        "weights": len(weights),
+        **{role: sum(s.gain for s in segments if s.role == role) for role in ROLES},
+    }
+
+
+def _source_reading(subject: Subject, graph: Graph) -> tuple[float, float]:
+    for tensor in subject.trace.inputs + subject.trace.entries:
+        if sink_node(tensor) is graph.sink:
+            signal = tensor.detach()
+            return log10_norm(signal), spread(thin(signal))
+    return math.nan, math.nan
+
+
+def _log(value: float) -> float:
+    return math.log10(value) if value > 0 else math.nan if math.isnan(value) else -math.inf

@@ -1,0 +1,64 @@
+"""The largest curvature of the loss: power iteration with Hessian-vector products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from steadygrad.probe.subject import Subject
+
+
+def sharpness(subject: Subject, *, iterations: int = 12, tolerance: float = 0.01) -> float | str:
+    """Estimate lambda_max of the loss in all trainable parameters, on a copy; else say why not.
+
+    Power iteration finds the eigenvalue largest in magnitude, from below. Where an op of the model
+    has no second derivative, the reason is returned.
+    """
+    model, _ = subject.twin()
+    parameters = [one for one in model.parameters() if one.requires_grad]
+    try:
+        loss = subject.loss_again(model)
+        grads = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+        pairs = [
+            (one, grad)
+            for one, grad in zip(parameters, grads, strict=True)
+            if grad is not None and grad.requires_grad
+        ]
+        return _power(*zip(*pairs, strict=True), iterations, tolerance) if pairs else 0.0
+    except RuntimeError as error:
+        return f"no second derivative: {str(error).splitlines()[0]}"
+
+
+def _power(
+    parameters: Sequence[Tensor], grads: Sequence[Tensor], iterations: int, tolerance: float
+) -> float:
+    generator = torch.Generator(parameters[0].device).manual_seed(0)
+    vector = [
+        torch.randn(one.shape, generator=generator, device=one.device, dtype=one.dtype)
+        for one in parameters
+    ]
+    value = 0.0
+    for _ in range(iterations):
+        size = math.sqrt(_dot(vector, vector))
+        if size == 0 or not math.isfinite(size):
+            return 0.0
+        vector = [one / size for one in vector]
+        product = torch.autograd.grad(
+            grads, parameters, vector, retain_graph=True, allow_unused=True
+        )
+        image = [
+            torch.zeros_like(one) if found is None else found.detach()
+            for one, found in zip(parameters, product, strict=True)
+        ]
+        before, value = value, _dot(vector, image)
+        vector = image
+        if abs(value - before) <= tolerance * abs(value):
+            break
+    return value
+
+
+def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    return float(sum((a.double() * b.double()).sum() for a, b in zip(one, other, strict=True)))

@@ -1,0 +1,294 @@
+"""A Trace listens to one forward pass: what every op put out, and which module call it ran in.
+
+Ops are seen by a TorchFunctionMode and keyed by the autograd node of their output; module calls by
+forward hooks. A node that no op claimed (inside a composite function) belongs to the module call
+that was running when autograd numbered it: `torch._C._autograd._get_sequence_nr` is private, so its
+absence is survived (such nodes then belong to no call).
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.overrides import TorchFunctionMode
+
+from steadygrad.probe.tree import Tree, is_signal, map_tensors, tensors
+
+ROWS = 32  # samples that are compared with their neighbours
+SAMPLED = 1 << 16  # elements that shares and spreads are read from
+TORCH = os.path.dirname(torch.__file__)
+OURS = os.path.dirname(os.path.dirname(__file__))
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of one module: its name, its class, the call around it, and what it was given."""
+
+    index: int
+    name: str
+    module: nn.Module
+    parent: int
+    inputs: Tree = None
+    outputs: list[Node] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """Class name of the module."""
+        return type(self.module).__name__
+
+
+@dataclass(slots=True)
+class Op:
+    """What one op put out. `log_norm` is log10 of the L2 norm (inf: broken, -inf: all zero).
+
+    `spread` is |h[1:] - h[:-1]| / (sqrt(2) |h|): 1 for unrelated samples, 0 when all look alike;
+    `zeros` the share of exact zeros; `peak` the largest magnitude (NaN unless the dtype is half).
+    """
+
+    order: int
+    name: str
+    call: int
+    line: tuple[str, int]
+    log_norm: float
+    numel: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    spread: float
+    zeros: float
+    peak: float
+    zeros_before: float
+    sources: tuple[Node, ...]
+
+    @property
+    def log_rms(self) -> float:
+        """log10 of the root mean square."""
+        return self.log_norm - 0.5 * math.log10(max(self.numel, 1))
+
+
+class Trace(TorchFunctionMode):
+    """Listen to a forward pass. Use `listen`; afterwards read `calls`, `ops`, `entries`, `inputs`.
+
+    `inputs` are the float tensors given to the outermost module calls, made to require grad;
+    `entries` the outputs of ops where data without gradient first met a parameter (embeddings);
+    `results` what the outermost calls returned.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.ops: dict[Node, Op] = {}
+        self.inputs: list[Tensor] = []
+        self.entries: list[Tensor] = []
+        self.results: list[Tree] = []
+        self._stack: list[int] = []
+        self._numbers: list[int] = []
+        self._running: list[int] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,  # torch's own signature
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # whatever func returns
+        """Run the op and note each floating output that carries a gradient."""
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, (Tensor, tuple, list)):
+            for tensor in tensors(out):
+                node = tensor.grad_fn
+                if node is not None and node not in self.ops and is_signal(tensor):
+                    self._note(func, (*args, *(kwargs or {}).values()), tensor, node)
+        return out
+
+    def _note(
+        self, func: Callable[..., Any], args: tuple[Any, ...], out: Tensor, node: Node
+    ) -> None:
+        given = [tensor for tensor in tensors(args) if tensor is not out]
+        sources = tuple(t.grad_fn for t in given if t.grad_fn is not None)
+        if not sources and any(not t.requires_grad for t in given):
+            self.entries.append(out)
+        known = [self.ops[source] for source in sources if source in self.ops]
+        with torch.no_grad():
+            self.ops[node] = Op(
+                len(self.ops),
+                getattr(func, "__name__", str(func)),
+                self._stack[-1] if self._stack else -1,
+                users_line(),
+                *_readings(out.detach()),
+                zeros_before=known[0].zeros if known else math.nan,
+                sources=sources,
+            )
+
+    def enter(self, name: str, module: nn.Module, inputs: Tree) -> None:
+        """Note that a module call begins."""
+        parent = self._stack[-1] if self._stack else -1
+        self.calls.append(Call(len(self.calls), name, module, parent, inputs))
+        self._stack.append(len(self.calls) - 1)
+        self._mark()
+
+    def leave(self, output: Tree) -> None:
+        """Note that the innermost module call ends, with its output."""
+        if not self._stack:
+            return
+        call = self.calls[self._stack.pop()]
+        found = (t.grad_fn for t in tensors(output))
+        call.outputs = [node for node in found if node is not None]
+        if not self._stack:
+            self.results.append(output)
+        self._mark()
+
+    def _mark(self) -> None:
+        number = sequence_number()
+        if number is not None:
+            self._numbers.append(number)
+            self._running.append(self._stack[-1] if self._stack else -1)
+
+    def call_of(self, node: Node) -> int:
+        """Index of the innermost module call in which this node was made; -1 for none."""
+        if node in self.ops:
+            return self.ops[node].call
+        number = node._sequence_nr()
+        place = bisect.bisect_right(self._numbers, number) - 1
+        outside = place < 0 or not self._numbers or number > self._numbers[-1]
+        return -1 if outside else self._running[place]
+
+    def ancestry(self, call: int) -> list[int]:
+        """Call indices from the outermost call down to this one; [] for -1."""
+        path = []
+        while call >= 0:
+            path.append(call)
+            call = self.calls[call].parent
+        return path[::-1]
+
+    def shared_call(self, calls: Iterator[int]) -> int:
+        """Innermost call that contains all the given calls; -1 for none."""
+        common: list[int] | None = None
+        for call in calls:
+            path = self.ancestry(call)
+            if common is None:
+                common = path
+            common = [a for a, b in zip(common, path, strict=False) if a == b]
+        return common[-1] if common else -1
+
+    def name_of(self, call: int) -> str:
+        """Qualified name of the called module; '' for the root or for code outside of it."""
+        return self.calls[call].name if call >= 0 else ""
+
+
+@contextmanager
+def listen(model: nn.Module) -> Iterator[Trace]:
+    """Listen to what happens to a model inside the block; its hooks are gone afterwards."""
+    trace = Trace()
+    handles = [handle for name, one in model.named_modules() for handle in _hook(trace, name, one)]
+    try:
+        with trace:
+            yield trace
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(trace: Trace, name: str, module: nn.Module) -> Iterator[Any]:
+    def before(module: nn.Module, args: Tree, kwargs: Tree) -> Tree:
+        if not trace._stack:
+            args, kwargs = map_tensors((args, kwargs), lambda t: _opened(trace, t))
+        trace.enter(name, module, (args, kwargs))
+        return args, kwargs
+
+    def after(module: nn.Module, args: Tree, output: Tree) -> None:
+        trace.leave(output)
+
+    yield module.register_forward_pre_hook(before, with_kwargs=True)
+    yield module.register_forward_hook(after, always_call=True)
+
+
+def _opened(trace: Trace, tensor: Tensor) -> Tensor:
+    """Give a float input a gradient; a clone stands between, so that in-place ops are legal."""
+    if tensor.requires_grad or not is_signal(tensor) or not torch.is_grad_enabled():
+        return tensor
+    leaf = tensor.detach().clone().requires_grad_()
+    trace.inputs.append(leaf)
+    return leaf.clone()
+
+
+def sequence_number() -> int | None:
+    """Return the number that autograd will give to the next node, None where torch hides it."""
+    read = getattr(torch._C._autograd, "_get_sequence_nr", None)
+    return None if read is None else int(read())
+
+
+def users_line() -> tuple[str, int]:
+    """File and line of the innermost frame that belongs neither to torch nor to us."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((TORCH, OURS)):
+            return file, frame.f_lineno
+        frame = frame.f_back  # type: ignore[assignment] # the loop ends on None
+    return "", 0
+
+
+def _readings(
+    out: Tensor,
+) -> tuple[float, int, tuple[int, ...], torch.dtype, float, float, float]:
+    log_norm = log10_norm(out)
+    shape = tuple(out.shape)
+    if log_norm == math.inf or out.numel() == 0:
+        return log_norm, out.numel(), shape, out.dtype, math.nan, math.nan, math.nan
+    rows = thin(out)
+    zeros = float((rows == 0).sum()) / rows.numel()
+    return log_norm, out.numel(), shape, out.dtype, spread(rows), zeros, _peak(out)
+
+
+def log10_norm(tensor: Tensor) -> float:
+    """log10 of the L2 norm: -inf for all zero, inf for a broken tensor, exact beyond float range."""
+    if tensor.numel() == 0:
+        return -math.inf
+    norm = float(torch.linalg.vector_norm(tensor, dtype=_wide(tensor.dtype)))
+    if 1e-15 < norm < 1e15:
+        return math.log10(norm)
+    peak = float(tensor.abs().max())
+    if peak == 0.0:
+        return -math.inf
+    if not math.isfinite(peak):
+        return math.inf
+    scaled = tensor.double() / peak
+    return math.log10(peak) + math.log10(float(torch.linalg.vector_norm(scaled)))
+
+
+def thin(tensor: Tensor) -> Tensor:
+    """View at most ROWS samples and about SAMPLED elements of a tensor: [rows, elements]."""
+    if tensor.dim() < 2:
+        return tensor.reshape(-1, 1)[: SAMPLED]
+    while tensor.shape[0] == 1 and tensor.dim() > 2:
+        tensor = tensor[0]
+    rows = tensor[:ROWS].reshape(min(ROWS, tensor.shape[0]), -1)
+    return rows[:, :: max(1, rows.numel() // SAMPLED)]
+
+
+def spread(rows: Tensor) -> float:
+    """How different neighbouring samples are: |h[1:] - h[:-1]| / (sqrt(2) |h|) of [rows, elements]."""
+    if rows.shape[0] < 2:
+        return math.nan
+    rows = rows.double()
+    size = float(rows.norm()) * math.sqrt(1 - 1 / rows.shape[0])
+    return float((rows[1:] - rows[:-1]).norm()) / (math.sqrt(2) * size) if size else math.nan
+
+
+def _peak(out: Tensor) -> float:
+    half = out.dtype in (torch.float16, torch.bfloat16)
+    return float(out.abs().max()) if half else math.nan
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype is torch.float64 else torch.float32

@@ -1,0 +1,60 @@
+"""Walk the nested arguments and outputs of a module: tuples, dicts, packed sequences, batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+Tree = Any  # whatever a module takes or returns
+
+
+def tensors(tree: Tree) -> Iterator[Tensor]:
+    """Yield the tensors of a nested structure in order; look into nothing that is not a container."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, PackedSequence):
+        yield tree.data
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from tensors(value)
+    elif isinstance(tree, (tuple, list)):
+        for value in tree:
+            yield from tensors(value)
+    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        for entry in dataclasses.fields(tree):
+            yield from tensors(getattr(tree, entry.name))
+
+
+def map_tensors(tree: Tree, change: Callable[[Tensor], Tensor]) -> Tree:
+    """Rebuild a nested structure with every tensor changed; other objects are passed through."""
+    if isinstance(tree, Tensor):
+        return change(tree)
+    if isinstance(tree, PackedSequence):
+        return tree._replace(data=change(tree.data))
+    if isinstance(tree, dict):
+        return _rebuilt(tree, {key: map_tensors(value, change) for key, value in tree.items()})
+    if isinstance(tree, tuple) and type(tree) is not tuple and tuple in type(tree).__mro__:
+        parts = [map_tensors(value, change) for value in tree]
+        return type(tree)(*parts) if "_fields" in type(tree).__dict__ else type(tree)(parts)
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(map_tensors(value, change) for value in tree)
+    return tree
+
+
+def _rebuilt(original: dict[Any, Any], changed: dict[Any, Any]) -> dict[Any, Any]:
+    """Give a dict subclass (as ModelOutput) its type back where it can be copied."""
+    if type(original) is dict:
+        return changed
+    copied = original.copy()
+    copied.update(changed)
+    return copied
+
+
+def is_signal(tensor: Tensor) -> bool:
+    """Whether a tensor is a dense floating signal that can carry a gradient."""
+    return tensor.is_floating_point() and tensor.layout is torch.strided
