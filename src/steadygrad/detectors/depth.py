@@ -24,7 +24,8 @@ class Depth:
     """Units of the trunk in forward order; all arrays are [units], gains in decades.
 
     `gain` is what the gradient's norm gains from a unit's output to its input, pooling left out.
-    `odd` are the places that stand out; `body` those from which the trend is read.
+    `odd` are the places that stand out; `body` those from which the trend is read; `joins` is 1
+    where another input joins, between which the gradient divides.
     """
 
     sites: list[Site]
@@ -37,6 +38,7 @@ class Depth:
     pre_rms: Array
     eta: Array
     ideal: Array
+    joins: Array
     body: Array
     odd: list[int]
     totals: dict[str, Any]
@@ -98,6 +100,7 @@ def depth_of(record: Record) -> Depth | None:
         record.read("pre_rms", "unit"),
         record.read("eta", "unit"),
         record.read("ideal", "unit"),
+        record.read("joins", "unit"),
         body,
         _odd(gain, body),
         dict(record.facts["flow"]),

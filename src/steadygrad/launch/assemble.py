@@ -94,8 +94,8 @@ def _difference(replayed: Score, model: nn.Module) -> str:
         except Exception as error:  # noqa: BLE001 - a replay may fail in any way the user's code can
             return f"the loss could not be computed again: {type(error).__name__}: {error}"
     wanted = sum(term.value for term in replayed.terms)
-    if not _close(float(loss), wanted):
-        return f"computed again, the loss is {float(loss):.6g} instead of {wanted:.6g}"
+    if not _close(float(loss.detach()), wanted):
+        return f"computed again, the loss is {float(loss.detach()):.6g} instead of {wanted:.6g}"
     missing = set().union(*(term.reached for term in replayed.terms)) - reached(loss)
     if missing & set(replayed.names):
         return f"computed again, the loss does not reach {_names(missing, replayed)}"
@@ -113,10 +113,9 @@ def _names(ids: set[int], replayed: Score) -> str:
 
 
 def _captured(heard: Heard, joined: Whole, optimizer: Optimizer, replayed: Score) -> Captured:
-    others = _close_what_others_train(heard, joined, optimizer)
     facts = _facts(heard, joined.model, optimizer)
-    if others:
-        facts["script"]["trained_by_others"] = others
+    touched = set().union(*(term.reached for term in replayed.terms))
+    _leave_alone(joined.model, facts["script"]["trained_by_others"], touched)
     return Captured(
         joined.model,
         replayed.play,
@@ -169,26 +168,26 @@ def _facts(heard: Heard, model: nn.Module, optimizer: Optimizer) -> dict[str, An
         "backward_passes": len(heard.passes),
         "closure": heard.closure,
         "training": model.training,
+        "trained_by_others": _others(heard, model, optimizer),
     }
     if heard.scale is not None:
         script["loss_scale"] = heard.scale
     return {"script": script, **({"uninitialised": garbage} if garbage else {})}
 
 
-def _close_what_others_train(heard: Heard, joined: Whole, optimizer: Optimizer) -> list[str]:
-    """Freeze, in a model whose script has ended, what only other optimizers train."""
-    mine = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    alive = [one() for one in heard.optimizers]
-    others = {
-        id(p)
-        for one in alive
-        if one is not None and one is not optimizer
-        for group in one.param_groups
-        for p in group["params"]
-    }
-    closed = []
-    for name, parameter in joined.model.named_parameters():
-        if id(parameter) in others - mine and parameter.grad_fn is None:
+def _others(heard: Heard, model: nn.Module, optimizer: Optimizer) -> list[str]:
+    """Names of the parameters that only other optimizers of the script train."""
+    mine = _held([optimizer])
+    others = _held([one for ref in heard.optimizers if (one := ref()) is not None])
+    return [name for name, p in model.named_parameters() if id(p) in others - mine]
+
+
+def _held(optimizers: Sequence[Optimizer]) -> set[int]:
+    return {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
+
+
+def _leave_alone(model: nn.Module, others: Sequence[str], touched: set[int]) -> None:
+    """Freeze what another optimizer trains on another loss; the script that owned it has ended."""
+    for name, parameter in model.named_parameters():
+        if name in others and id(parameter) not in touched:
             parameter.requires_grad_(False)
-            closed.append(name)
-    return closed

@@ -104,7 +104,7 @@ class Tape(TorchFunctionMode):
         """Run a torch function; note it when it stands outside of all modules."""
         if self.refuse is not None:
             self.refuse()
-        if self._inside or not torch.is_grad_enabled():
+        if self._inside or not torch.is_grad_enabled() or _reads(func, args):
             return func(*args, **(kwargs or {}))
         return self.note(func, None, args, dict(kwargs or {}))
 
@@ -126,16 +126,17 @@ class Tape(TorchFunctionMode):
         """Run a function and put it on the tape if what it returns or changes has a history."""
         self._inside += 1
         try:
-            open_module = module is not None and _is_open(module)
-            if not open_module and not any(t.requires_grad for t in reachable((args, kwargs))):
-                return run(*args, **kwargs)
-            entry = self._entry(run, module if open_module else None, args, kwargs)
+            with torch._C.DisableTorchFunction():
+                root = module if module is not None and _is_open(module) else None
+                matters = root is not None or _is_open_tree((args, kwargs))
+                entry = self._entry(run, root, args, kwargs) if matters else None
             out = run(*args, **kwargs)
-            self._keep(entry, entry.results(args, kwargs, out))
+            if entry is not None:
+                with torch._C.DisableTorchFunction():
+                    self._keep(entry, entry.results(args, kwargs, out))
         finally:
             self._inside -= 1
-        if open_module:
-            self.latest = entry
+        self.latest = entry if root is not None else self.latest
         return out
 
     def _entry(
@@ -257,6 +258,20 @@ def _bound(call: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
 def _is_open(module: nn.Module) -> bool:
     """Whether a module has a parameter that wants a gradient."""
     return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _is_open_tree(tree: Tree) -> bool:
+    """Whether a tensor among the arguments wants a gradient."""
+    return any(tensor.requires_grad for tensor in reachable(tree))
+
+
+def _reads(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether this reads an attribute that is no tensor with a history, as a shape or a dtype."""
+    if getattr(func, "__name__", "") != "__get__":
+        return False
+    with torch._C.DisableTorchFunction():
+        found = func(*args)
+        return not isinstance(found, Tensor) or found.grad_fn is None
 
 
 def _is_in_place(run: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:

@@ -48,6 +48,7 @@ class Segment:
     role: str
     call: int
     name: str
+    joins: bool = False
     gain: float = math.nan
     weights: list[WeightOp] = field(default_factory=list)
 
@@ -142,6 +143,7 @@ def _segments(subject: Subject, graph: Graph, weights: Sequence[WeightOp]) -> li
     for node, between in zip(graph.trunk[:-1], others, strict=False):
         inside = [by_node[n] for n in (node, *between) if n in by_node]
         segments.append(_segment(subject, node, between, inside))
+        segments[-1].joins = any(n not in graph.main for n in between)
     return segments
 
 
@@ -309,6 +311,7 @@ def _unit_row(subject: Subject, unit: list[Segment], entering: float) -> dict[st
     for segment in unit:
         row[f"gain_{segment.role}"] += segment.gain
     row["gain"] = sum(segment.gain for segment in unit)
+    row["joins"] = float(any(segment.joins for segment in unit))
     op = subject.trace.ops.get(unit[-1].node)
     row |= {"log_rms": op.log_rms, "spread": op.spread, "zeros": op.zeros} if op else {}
     row["gsc"] = row["gain"] + entering - op.log_norm if op else math.nan

@@ -24,7 +24,8 @@ class Graph:
     """Nodes on a path from root to a sink, root first.
 
     `trunk` are the nodes on every path to the chosen sink; `segment[node]` is the place in the
-    trunk after which a node stands; `children[node]` are its data edges as (input number, node).
+    trunk after which a node stands; `children[node]` are its data edges as (input number, node);
+    `main` are the nodes that lead to the chosen sink, the others lead to other inputs only.
     """
 
     order: list[Node]
@@ -32,6 +33,7 @@ class Graph:
     trunk: list[Node]
     segment: dict[Node, int]
     sink: Node
+    main: set[Node]
     parents: dict[Node, list[Node]] = field(default_factory=dict)
 
     def consumers(self, node: Node) -> list[Node]:
@@ -87,9 +89,10 @@ def data_graph(root: Node, sinks: Sequence[Node], is_weight: Iterable[Node] = ()
         return None
     sink = _deepest(below, [s for s in sinks if s in reaches], set(is_weight))
     children = {node: _data_edges(node, reaches) for node in reversed(below) if node in reaches}
-    trunk, segment = _trunk(below[::-1], _on_path(below, {sink}), sink)
+    main = _on_path(below, {sink})
+    trunk, segment = _trunk(below[::-1], main, sink)
     _place_others(children, segment)
-    return Graph(list(children), children, trunk, segment, sink)
+    return Graph(list(children), children, trunk, segment, sink, main)
 
 
 def _on_path(below: Sequence[Node], sinks: set[Node]) -> set[Node]:

@@ -55,7 +55,7 @@ def _enters_product(node: Node, parents: dict[Node, list[tuple[int, Node]]]) -> 
     while stack:
         for number, parent in parents.get(stack.pop(), []):
             name = parent.name()
-            if MULTIPLIES.match(name) and not ("Addmm" in name and number == 0):
+            if MULTIPLIES.match(name) and not _adds(name, number):
                 return True
             if NORMALISES.search(name) and number == 1:
                 return True
@@ -63,6 +63,11 @@ def _enters_product(node: Node, parents: dict[Node, list[tuple[int, Node]]]) -> 
                 seen.add(parent)
                 stack.append(parent)
     return False
+
+
+def _adds(name: str, number: int) -> bool:
+    """Whether this input of a product node is its bias."""
+    return number == 0 if "ddmm" in name else number == 2 and ("Conv" in name or "Linear" in name)
 
 
 @contextmanager

@@ -102,6 +102,8 @@ class Trace(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # whatever func returns
         """Run the op and note each floating output that carries a gradient."""
+        if _asks_for_grad(func, args):
+            return None
         out = func(*args, **(kwargs or {}))
         if isinstance(out, (Tensor, tuple, list)):
             for tensor in tensors(out):
@@ -219,6 +221,12 @@ def _opened(trace: Trace, tensor: Tensor) -> Tensor:
     leaf = tensor.detach().clone().requires_grad_()
     trace.inputs.append(leaf)
     return leaf.clone()
+
+
+def _asks_for_grad(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether a model sets `requires_grad` on an input that we gave a gradient already."""
+    setter = getattr(func, "__self__", None) is Tensor.requires_grad
+    return setter and func.__name__ == "__set__" and args[0].grad_fn is not None
 
 
 def sequence_number() -> int | None:

@@ -239,14 +239,14 @@ class Clock:
 
     @property
     def steps(self) -> int:
-        """Steps that each of the (at most four) arms of a trial may take."""
-        return min(STEPS, int(self.budget / (4 * max(self.step, 1e-6))))
+        """Steps that an arm of a trial may take: there are four at most, one of which may be tripled."""
+        return min(STEPS, int(self.budget / (6 * max(self.step, 1e-6))))
 
 
 def _try(subject: Subject, readings: Readings, clock: Clock) -> None:
     """Add the facts `trial` and `sharpness`, or why there is none."""
     facts = readings.facts["update"]
-    noise = abs(facts["loss_before"] - float(subject.loss_value or math.nan))
+    noise = abs(facts["loss_before"] - _number(subject.loss_value))
     if noise > 0.02 * abs(facts["loss_before"]):
         why = "the loss differs from call to call under the same random numbers"
         readings.blind.update(trial=why, sharpness=why)
@@ -259,31 +259,46 @@ def _try(subject: Subject, readings: Readings, clock: Clock) -> None:
     _read_sharpness(subject, readings, clock)
 
 
+def _number(loss: Tensor | None) -> float:
+    return math.nan if loss is None else float(loss.detach())
+
+
 def trial(subject: Subject, steps: int, facts: dict[str, Any]) -> dict[str, Any]:
     """Losses of the arms, by name: `lr`, and where it fails `lr/10`, `lr/100`, `warm-up`.
 
-    Where nothing moves, `lr*100` and `lr*10000`.
+    An arm that comes down again gets twice the steps more: large steps may find a flatter place
+    (the catapult of Lewkowycz 2020). Where no weight moves by 1e-7 of itself, another arm takes a
+    power of ten times the lr, so that weights move by about 1e-3.
     """
-    arms = {"lr": Arm(subject).descend(steps, lambda _: 1.0)}
-    if rises(arms["lr"]) or stalls(arms["lr"]):
-        if facts["largest_ratio"] < 1e-5:
-            others: dict[str, Factor] = {"lr*100": lambda _: 1e2, "lr*10000": lambda _: 1e4}
-        else:
-            others = {"lr/10": lambda _: 0.1, "lr/100": lambda _: 0.01}
-            others["warm-up"] = lambda number: min(1.0, (number + 1) / (0.7 * steps)) ** 2
-        for name, factor in others.items():
-            arms[name] = Arm(subject).descend(steps, factor)
+    mine = Arm(subject)
+    losses = mine.descend(steps, lambda _: 1.0)
+    if rises(losses) and math.isfinite(losses[-1]) and losses[-1] < 0.5 * max(losses):
+        losses = losses[:-1] + mine.descend(2 * steps, lambda _: 1.0)
+    arms = {"lr": losses}
+    for name, factor in _other_arms(losses, facts, steps).items():
+        arms[name] = Arm(subject).descend(steps, factor)
     return {"steps": steps, "losses": arms}
 
 
-def rises(losses: list[float]) -> bool:
-    """Whether a loss ends above where it began, or broken."""
-    return not all(map(math.isfinite, losses)) or losses[-1] > losses[0]
+def _other_arms(losses: list[float], facts: dict[str, Any], steps: int) -> dict[str, Factor]:
+    if rises(losses) or (facts["relative_change"] > 1 and losses[-1] > 0.85 * losses[0]):
+        rise = 0.7 * steps
+        return {
+            "lr/10": lambda _: 0.1,
+            "lr/100": lambda _: 0.01,
+            "warm-up": lambda number: min(1.0, (number + 1) / rise),
+        }
+    if 0 < facts["largest_ratio"] < 1e-7 and not facts["warming_up"]:
+        more = 10.0 ** round(math.log10(1e-3 / facts["largest_ratio"]))
+        return {f"lr*{more:.0e}": lambda _: more}
+    return {}
 
 
-def stalls(losses: list[float]) -> bool:
-    """Whether a loss ends within 1 % of where it began."""
-    return abs(losses[-1] - losses[0]) <= 0.01 * abs(losses[0])
+def rises(losses: list[float], *, least: float = 0.01) -> bool:
+    """Whether a loss ends broken, or above where it began by a share of it."""
+    if not all(map(math.isfinite, losses)):
+        return True
+    return losses[-1] - losses[0] > least * abs(losses[0])
 
 
 def _read_sharpness(subject: Subject, readings: Readings, clock: Clock) -> None:

@@ -11,11 +11,10 @@ from torch import Tensor
 @lru_cache(maxsize=1)
 def _all_digits() -> tuple[Tensor, Tensor]:
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped] # has no stubs
+        from sklearn.datasets import load_digits
     except ImportError as missing:
         raise ImportError(
-            "expected scikit-learn for its handwritten digits, got none: "
-            "pip install scikit-learn"
+            "expected scikit-learn for its handwritten digits, got none: pip install scikit-learn"
         ) from missing
     images, labels = load_digits(return_X_y=True)
     return torch.tensor(images, dtype=torch.float32), torch.tensor(labels)
@@ -59,7 +58,9 @@ def tokens(count: int = 16, length: int = 24, vocabulary: int = 50) -> tuple[Ten
     """Draw counting sequences of tokens [count, length] with some noise, and the next tokens."""
     start, stride = torch.randint(vocabulary, (count, 1)), torch.randint(1, 4, (count, 1))
     clean = (start + stride * torch.arange(length + 1)) % vocabulary
-    noisy = torch.where(torch.rand(clean.shape) < 0.05, torch.randint_like(clean, vocabulary), clean)
+    noisy = torch.where(
+        torch.rand(clean.shape) < 0.05, torch.randint_like(clean, vocabulary), clean
+    )
     return noisy[:, :-1], noisy[:, 1:]
 
 
@@ -67,7 +68,7 @@ def table(count: int = 128, columns: int = 12) -> tuple[Tensor, Tensor]:
     """Draw a standardized table [count, columns] and a smooth standardized target [count, 1]."""
     x = torch.randn(count, columns)
     y = torch.sin(x[:, :1]) + x[:, 1:2] * x[:, 2:3] + 0.5 * x[:, 3:4]
-    return x, (y - y.mean()) / y.std()
+    return x, (y - y.mean()) / y.std(correction=0).clamp_min(1e-3)
 
 
 def graph(nodes: int = 60, width: int = 16, classes: int = 3) -> tuple[Tensor, Tensor, Tensor]:

@@ -160,7 +160,8 @@ class Branch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + scale * lin2(relu(lin1(x)))."""
-        return x + self.scale * self.lin2(F.relu(self.lin1(x)))
+        out: Tensor = x + self.scale * self.lin2(F.relu(self.lin1(x)))
+        return out
 
 
 class Residual(nn.Module):
@@ -219,9 +220,10 @@ class Block(nn.Module):
         """Return tokens [batch, tokens, width]."""
         if self.pre:
             x = x + self.attention(self.norm1(x), mask)
-            return x + self.down(self.act(self.up(self.norm2(x))))
+            out: Tensor = x + self.down(self.act(self.up(self.norm2(x))))
+            return out
         x = self.norm1(x + self.attention(x, mask))
-        out: Tensor = self.norm2(x + self.down(self.act(self.up(x))))
+        out = self.norm2(x + self.down(self.act(self.up(x))))
         return out
 
 
@@ -362,11 +364,11 @@ class Autoencoder(nn.Module):
 class Adapted(nn.Module):
     """A frozen linear layer with a low-rank update: W x + B A x (LoRA, Hu 2021)."""
 
-    def __init__(self, base: nn.Linear, rank: int = 4, a_is_zero: bool = False) -> None:
+    def __init__(self, width: int = 64, rank: int = 4, a_is_zero: bool = False) -> None:
         super().__init__()
-        self.base = base.requires_grad_(False)
-        self.lora_a = nn.Linear(base.in_features, rank, bias=False)
-        self.lora_b = nn.Linear(rank, base.out_features, bias=False)
+        self.base = fill(nn.Linear(width, width), he).requires_grad_(False)
+        self.lora_a = nn.Linear(width, rank, bias=False)
+        self.lora_b = nn.Linear(rank, width, bias=False)
         nn.init.zeros_(self.lora_b.weight)
         if a_is_zero:
             nn.init.zeros_(self.lora_a.weight)
@@ -375,3 +377,14 @@ class Adapted(nn.Module):
         """Return base(x) + B A x."""
         out: Tensor = self.base(x) + self.lora_b(self.lora_a(x))
         return out
+
+
+def adapted(a_is_zero: bool = False) -> nn.Module:
+    """Build a frozen network of three layers with a low-rank update each; all else is frozen."""
+    layers: list[nn.Module] = []
+    for _ in range(3):
+        layers += [Adapted(a_is_zero=a_is_zero), nn.ReLU()]
+    model = nn.Sequential()
+    model.add_module("layers", nn.Sequential(*layers))
+    model.add_module("head", nn.Linear(64, 10).requires_grad_(False))
+    return model

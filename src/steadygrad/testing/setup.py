@@ -51,13 +51,17 @@ def optimizer_of(model: nn.Module, step: Step | None) -> Optimizer | None:
     return step([p for p in model.parameters() if p.requires_grad])
 
 
-def on_digits(model: nn.Module, compare: Compare = F.cross_entropy, step: Step | None = None) -> Case:
+def on_digits(
+    model: nn.Module, compare: Compare = F.cross_entropy, step: Step | None = None
+) -> Case:
     """Classify standardized digits, 64 of them as vectors."""
     x, y = digits()
     return supervised(model, x, y, compare, step)
 
 
-def on_images(model: nn.Module, compare: Compare = F.cross_entropy, step: Step | None = None) -> Case:
+def on_images(
+    model: nn.Module, compare: Compare = F.cross_entropy, step: Step | None = None
+) -> Case:
     """Classify digits, 32 of them as images [1, 16, 16]."""
     x, y = images()
     return supervised(model, x, y, compare, step)

@@ -180,7 +180,9 @@ def _half(factor: float, eps: float = 1e-4) -> Case:
 
 def _one_sample_standardized(count: int) -> Case:
     def compare(out: Tensor, returns: Tensor) -> Tensor:
-        advantage = (returns - returns.mean()) / returns.std()
+        centered = returns - returns.mean()
+        variance = centered.square().sum() / (len(returns) - 1)
+        advantage = centered / variance.sqrt()
         return -(F.logsigmoid(out) * advantage).mean()
 
     x, y = data.table(count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 as everybody writes it
@@ -77,7 +76,8 @@ class Embedder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ten times the cosines [batch, classes]."""
         h = F.normalize(self.project(self.body(x)), dim=-1)
-        return 10 * h @ F.normalize(self.classes, dim=-1).T
+        cosines: Tensor = h @ F.normalize(self.classes, dim=-1).T
+        return 10 * cosines
 
 
 class Variational(nn.Module):
@@ -109,7 +109,8 @@ class Exponential(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return rates [batch, 1]."""
-        return torch.exp(self.body(x))
+        rates: Tensor = self.body(x).exp()
+        return rates
 
 
 def variational(factor: float = 1.0) -> Case:
@@ -245,14 +246,12 @@ def _blank(blank: bool) -> Case:
     return supervised(Embedder(bias=False), x, y, step=sgd(0.05))
 
 
-def _constant_row(eps: float) -> Case:
+def _constant_row(eps: float, factor: float) -> Case:
     x, y = data.digits()
-    x[:2] = 1.0 + 1e-9
+    x[:2] = 1.0
     norm = nn.LayerNorm(64, eps=eps)
     model = nn.Sequential(nn.Linear(64, 64, bias=False), norm, nn.ReLU(), nn.Linear(64, 10))
-    with torch.no_grad():
-        model.get_parameter("0.weight").mul_(1e-6 if eps < 1e-6 else 1.0)
-    return supervised(model, x, y, step=sgd(0.05))
+    return supervised(nets.scaled(model, "0.weight", factor), x, y, step=sgd(0.05))
 
 
 def _post_norm_cosine(zeros: bool) -> Case:
@@ -517,8 +516,8 @@ DATA: tuple[Patient, ...] = (
         "layernorm-of-constant-rows",
         "G606 G201",
         "1 0",
-        lambda: _constant_row(1e-12),
-        lambda: _constant_row(1e-5),
+        lambda: _constant_row(1e-12, 1e-6),
+        lambda: _constant_row(1e-5, 1.0),
         "rows below the norm's eps",
     ),
 )

@@ -41,11 +41,7 @@ def _rnn(length: int, gain: float | None = None, act: str = "tanh") -> Case:
     return on_sequences(model if gain is None else _recurrent(model, gain), length, sgd(0.05))
 
 
-def _gated(kind: type[nn.RNNBase], length: int, forget: float = 0.0) -> Case:
-    rnn = kind(4, 32, batch_first=True)  # type: ignore[call-arg] # LSTM and GRU need no mode
-    if forget:
-        with torch.no_grad():
-            rnn.get_parameter("bias_ih_l0")[32:64] = forget
+def _gated(rnn: nn.RNNBase, length: int) -> Case:
     return on_sequences(nets.Recurrent(rnn, 32), length, adam(1e-2))
 
 
@@ -56,7 +52,7 @@ def _chrono(length: int) -> Case:
         rnn.get_parameter("bias_ih_l0")[32:64] = bias
         rnn.get_parameter("bias_ih_l0")[:32] = -bias
         rnn.get_parameter("bias_hh_l0").zero_()
-    return on_sequences(nets.Recurrent(rnn, 32), length, adam(1e-2))
+    return _gated(rnn, length)
 
 
 def _loop(length: int, gain: float | None = None) -> Case:
@@ -85,7 +81,7 @@ PATIENTS: tuple[Patient, ...] = (
         "lstm-300-steps",
         "G107",
         "rnn",
-        lambda: _gated(nn.LSTM, 300),
+        lambda: _gated(nn.LSTM(4, 32, batch_first=True), 300),
         lambda: _chrono(300),
         "forget gates start at a half: nothing is left after ten steps (Tallec 2018)",
     ),
@@ -93,7 +89,7 @@ PATIENTS: tuple[Patient, ...] = (
         "gru-300-steps",
         "G107",
         "rnn",
-        lambda: _gated(nn.GRU, 300),
+        lambda: _gated(nn.GRU(4, 32, batch_first=True), 300),
         None,
         "update gates start at a half",
     ),
