@@ -35,7 +35,9 @@ def run(seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> None:
         "## Sick\n\n" + markdown(("patient", "codes", "sick", "twin", "verdict"), sick),
         "## Healthy\n\n" + markdown(("network", "loss", "verdict"), healthy),
     ]
-    publish("ground_truth", "Ground truth: what training says", [text, f"Doubtful: {doubtful}", *tables])
+    publish(
+        "ground_truth", "Ground truth: what training says", [text, f"Doubtful: {doubtful}", *tables]
+    )
 
 
 def _sick(patient: Patient, seeds: Sequence[int], steps: int) -> Iterator[Row]:

@@ -122,7 +122,9 @@ def _misses(answers: Sequence[Answer]) -> str:
 
 def _all(answers: Sequence[Answer], seed: int) -> str:
     rows = [
-        (a.patient.name, "|".join(sorted(a.patient.codes)), a.said) for a in answers if a.seed == seed
+        (a.patient.name, "|".join(sorted(a.patient.codes)), a.said)
+        for a in answers
+        if a.seed == seed
     ]
     return markdown(("patient", "expected", "said"), rows)
 

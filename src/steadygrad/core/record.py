@@ -45,6 +45,7 @@ class Record:
     steps: NDArray[np.int64]
     values: NDArray[np.float32]
     facts: Facts = field(default_factory=dict)
+    _places: dict[Role, list[int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         expected = (len(self.steps), len(self.sites), len(self.metrics))
@@ -53,14 +54,18 @@ class Record:
                 f"values must be [steps, sites, metrics] = {list(expected)}, "
                 f"got {list(self.values.shape)}"
             )
+        places: dict[Role, list[int]] = {}
+        for index, site in enumerate(self.sites):
+            places.setdefault(site.role, []).append(index)
+        object.__setattr__(self, "_places", places)
 
     def places(self, role: Role) -> list[int]:
         """Indices of the sites with this role, in recorded order."""
-        return [index for index, site in enumerate(self.sites) if site.role == role]
+        return self._places.get(role, [])
 
     def sites_of(self, role: Role) -> list[Site]:
         """Sites with this role, in recorded order."""
-        return [site for site in self.sites if site.role == role]
+        return [self.sites[index] for index in self.places(role)]
 
     def read(self, metric: str, role: Role) -> NDArray[np.float64]:
         """Read one metric at all sites of a role at the last step: [sites of that role]."""
@@ -84,16 +89,20 @@ def record_of(
     step: int = 0,
 ) -> Record:
     """Build a one-step Record from (site, {metric: value}) pairs; what is absent reads NaN."""
-    metrics = tuple(dict.fromkeys(name for _, row in readings for name in row))
-    values = np.full((1, len(readings), len(metrics)), np.nan, dtype=np.float32)
+    columns: dict[str, int] = {}
+    for _, row in readings:
+        for name in row:
+            columns.setdefault(name, len(columns))
+    values = np.full((1, len(readings), len(columns)), np.nan)
     for place, (_, row) in enumerate(readings):
         for name, value in row.items():
-            values[0, place, metrics.index(name)] = _representable(value)
+            values[0, place, columns[name]] = value
     sites = tuple(site for site, _ in readings)
-    return Record(sites, metrics, np.array([step]), values, facts or {})
+    return Record(sites, tuple(columns), np.array([step]), _as_float32(values), facts or {})
 
 
-def _representable(value: float) -> float:
+def _as_float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
     """Clamp finite values to the range of float32, so that only broken tensors read inf."""
     largest = float(np.finfo(np.float32).max)
-    return value if not np.isfinite(value) else min(max(value, -largest), largest)
+    clamped = np.clip(values, -largest, largest)
+    return np.where(np.isinf(values), values, clamped).astype(np.float32)

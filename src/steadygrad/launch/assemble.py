@@ -172,7 +172,7 @@ def _facts(heard: Heard, model: nn.Module, optimizer: Optimizer) -> dict[str, An
     }
     if heard.scale is not None:
         script["loss_scale"] = heard.scale
-    return {"script": script, **({"uninitialised": garbage} if garbage else {})}
+    return {"script": script, **({"builds": {"filled": garbage}} if garbage else {})}
 
 
 def _others(heard: Heard, model: nn.Module, optimizer: Optimizer) -> list[str]:

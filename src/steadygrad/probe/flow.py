@@ -181,7 +181,9 @@ def _renormalised_backward(
     sent: dict[Node, float] = {}
     local: dict[Node, float] = {}
     data = {node: [number for number, _ in edges] for node, edges in graph.children.items()}
+    single = {segment.node for segment in segments if not segment.others}
     watched = {n for n in graph.order if _has_gain(n)} | {one.node for one in weights}
+    watched -= single  # their gain is their segment's
     handles = [node.register_prehook(_rescale(node, arrived, sent)) for node in graph.trunk]
     handles += [node.register_hook(_measure(node, data[node], local)) for node in watched]
     try:
@@ -193,6 +195,8 @@ def _renormalised_backward(
         arrived[graph.sink] = log10_norm(gradient)
     for segment, after in zip(segments, graph.trunk[1:], strict=True):
         segment.gain = arrived.get(after, -math.inf) - sent.get(segment.node, math.nan)
+        if segment.node in single:
+            local[segment.node] = segment.gain
     for one in weights:
         one.gain = local.get(one.node, math.nan)
     return local
@@ -384,7 +388,7 @@ def _op_rows(
     trace = subject.trace
     rows = []
     for node in graph.order[::-1]:
-        if node not in local or WEIGHT.search(node.name()):
+        if node not in local or not _has_gain(node) or WEIGHT.search(node.name()):
             continue
         op = trace.ops.get(node)
         call = trace.call_of(node)

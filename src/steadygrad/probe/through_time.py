@@ -160,13 +160,14 @@ def slope_of(norms: Array) -> Slope:
 
 
 def supervised_share(subject: Subject, call: Call, steps: int) -> float:
-    """Share of the time steps of a recurrent output that the loss looks at; NaN when unknown.
+    """Share of the time steps of a recurrent output that the loss looks at.
 
-    Read from the gradient of the loss (or of the outputs, random cotangent) at that output.
+    Read from the gradient of the loss (or of the outputs, random cotangent) at that output: 0 when
+    only the final states are used, NaN when nothing is.
     """
     sinks = [one for one in call.module.parameters() if one.requires_grad]
-    sinks += [one for one in subject.trace.inputs]
-    grads = _gradients_at(subject, call.outputs[:1], sinks)
+    sinks += subject.trace.inputs
+    grads = _gradients_at(subject, call.outputs, sinks)
     for grad in grads.get(0, []):
         sizes = _per_step(grad, call, steps)
         if sizes is not None and sizes.max() > 0:

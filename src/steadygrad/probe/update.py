@@ -198,6 +198,7 @@ def _settings(subject: Subject) -> dict[str, Any]:
         "optimizer": type(subject.optimizer).__name__,
         "lr": max(float(group["lr"]) for group in groups),
         "momentum": max(float(group.get("momentum", 0.0)) for group in groups),
+        "attends": any("Attention" in type(one).__name__ for one in subject.model.modules()),
         "warming_up": any(float(g["lr"]) < float(g.get("initial_lr", g["lr"])) for g in groups),
     }
 
@@ -240,7 +241,7 @@ class Clock:
     @property
     def steps(self) -> int:
         """Steps that an arm of a trial may take: there are four at most, one of which may be tripled."""
-        return min(STEPS, int(self.budget / (6 * max(self.step, 1e-6))))
+        return min(STEPS, int(self.budget / (4 * max(self.step, 1e-6))))
 
 
 def _try(subject: Subject, readings: Readings, clock: Clock) -> None:
@@ -281,7 +282,7 @@ def trial(subject: Subject, steps: int, facts: dict[str, Any]) -> dict[str, Any]
 
 
 def _other_arms(losses: list[float], facts: dict[str, Any], steps: int) -> dict[str, Factor]:
-    if rises(losses) or (facts["relative_change"] > 1 and losses[-1] > 0.85 * losses[0]):
+    if rises(losses) or (stays(losses) and (facts["relative_change"] > 1 or leaps(losses))):
         rise = 0.7 * steps
         return {
             "lr/10": lambda _: 0.1,
@@ -299,6 +300,16 @@ def rises(losses: list[float], *, least: float = 0.01) -> bool:
     if not all(map(math.isfinite, losses)):
         return True
     return losses[-1] - losses[0] > least * abs(losses[0])
+
+
+def stays(losses: list[float], *, least: float = 0.15) -> bool:
+    """Whether a loss has not fallen by a share of where it began."""
+    return losses[0] - losses[-1] < least * abs(losses[0])
+
+
+def leaps(losses: list[float], *, times: float = 3.0) -> bool:
+    """Whether a loss was in between at several times where it began."""
+    return max(losses) - losses[0] > (times - 1) * abs(losses[0])
 
 
 def _read_sharpness(subject: Subject, readings: Readings, clock: Clock) -> None:

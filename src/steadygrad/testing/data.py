@@ -47,7 +47,7 @@ def sequences(count: int = 32, length: int = 50, width: int = 4) -> tuple[Tensor
 
 
 def waves(count: int = 32, length: int = 50) -> tuple[Tensor, Tensor]:
-    """Draw sine waves [count, length, 1] of random pitch and phase, and the next value at each step."""
+    """Draw sine waves [count, length, 1] of random pitch and phase, and each step's next value."""
     time = torch.arange(length + 1.0)
     pitch, phase = 0.1 + 0.4 * torch.rand(count, 1), 6.28 * torch.rand(count, 1)
     wave = torch.sin(pitch * time + phase).unsqueeze(-1)

@@ -220,11 +220,11 @@ class Block(nn.Module):
         """Return tokens [batch, tokens, width]."""
         if self.pre:
             x = x + self.attention(self.norm1(x), mask)
-            out: Tensor = x + self.down(self.act(self.up(self.norm2(x))))
-            return out
-        x = self.norm1(x + self.attention(x, mask))
-        out = self.norm2(x + self.down(self.act(self.up(x))))
-        return out
+            x = x + self.down(self.act(self.up(self.norm2(x))))
+        else:
+            x = self.norm1(x + self.attention(x, mask))
+            x = self.norm2(x + self.down(self.act(self.up(x))))
+        return x
 
 
 def causal_mask(length: int) -> Tensor:

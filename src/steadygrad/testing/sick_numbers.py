@@ -185,7 +185,7 @@ def _one_sample_standardized(count: int) -> Case:
         advantage = centered / variance.sqrt()
         return -(F.logsigmoid(out) * advantage).mean()
 
-    x, y = data.table(count)
+    x, _ = data.table(count)
     returns = torch.randn_like(x[:, :1])
     return supervised(nets.Chain(3, sizes=(12, 1)), x, returns, compare, adam())
 

@@ -120,7 +120,8 @@ def variational(factor: float = 1.0) -> Case:
     def loss(network: nn.Module) -> Tensor:
         out, mean, logvar = network(x)
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean()
-        return F.mse_loss(out, x, reduction="sum") / len(x) + divergence
+        total: Tensor = F.mse_loss(out, x, reduction="sum") / len(x) + divergence
+        return total
 
     return Case(model, x, loss, optimizer_of(model, adam()))
 

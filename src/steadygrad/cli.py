@@ -1,0 +1,246 @@
+"""The commands. Nothing but Typer is imported before a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional, TextIO
+
+import typer
+
+from steadygrad import __version__
+
+if TYPE_CHECKING:
+    from steadygrad.core.report import Report
+    from steadygrad.launch.captured import Captured
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Say what will go wrong in a PyTorch network before a single weight moves.",
+)
+
+CANNOT_LOOK, USERS_ERROR, INTERRUPTED = 2, 3, 130
+
+
+class Format(str, Enum):
+    """How a report is written."""
+
+    text = "text"
+    json = "json"
+    sarif = "sarif"
+
+
+class Level(str, Enum):
+    """The severity from which on a finding fails the command."""
+
+    note = "note"
+    risk = "risk"
+    broken = "broken"
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="steadygrad")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"steadygrad {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """Hold the options of all commands."""
+
+
+@app.command(
+    name="check",
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
+)
+def check_command(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A training script, module:function, file.py:function, hf:NAME or timm:NAME."
+        ),
+    ],
+    arguments: Annotated[
+        Optional[list[str]],  # noqa: UP007,UP045 - as Typer reads it
+        typer.Argument(help="The script's own arguments.", show_default=False),
+    ] = None,
+    form: Annotated[Format, typer.Option("--format", help="How to write the report.")] = Format.text,
+    output: Annotated[
+        Optional[Path],  # noqa: UP007,UP045 - as above
+        typer.Option("-o", "--output", help="Write the report to a file.", show_default=False),
+    ] = None,
+    fail_on: Annotated[Level, typer.Option(help="Lowest severity that exits with 1.")] = Level.risk,
+    described: Annotated[
+        Optional[list[str]],  # noqa: UP007,UP045 - as above
+        typer.Option(
+            "--input",
+            help='Input of a model that is built alone: "f32[8,3,224,224]", "i64[8,128]<50257" or '
+            "module:function; repeat for each argument.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed for builds and drawn inputs.")] = 0,
+    probes: Annotated[
+        bool, typer.Option("--probes/--no-probes", help="Also look where the model runs again.")
+    ] = True,
+) -> None:
+    """Look at a network before a single weight moves.
+
+    The options stand before the target; all that follows it belongs to the script, which runs
+    unchanged up to its first optimizer step. The report alone is written to standard output: what
+    the script prints goes to standard error.
+
+    Exit codes: 0 healthy, 1 findings, 2 could not look, 3 the user's code raised.
+    """
+    stdout = _reserve_stdout()
+
+    def look(captured: Captured) -> int:
+        from steadygrad.launch.look import look_at
+
+        report = look_at(captured, target=target, seed=seed, probes=probes)
+        _write(_rendered(report, form, stdout), output, stdout)
+        return _exit_code(report, fail_on)
+
+    raise typer.Exit(_guarded(lambda: _launch(target, arguments or [], look, described, seed)))
+
+
+@app.command()
+def explain(
+    code: Annotated[
+        Optional[str],  # noqa: UP007,UP045 - as above
+        typer.Argument(help="A code (G102) or a name (vanishing-gradient).", show_default=False),
+    ] = None,
+) -> None:
+    """Explain a finding: what it looks at, why it matters, when it is wrong, what to try."""
+    from steadygrad.detectors import DETECTORS
+
+    if code is None:
+        for one in DETECTORS:
+            typer.echo(f"{one.code}  {one.name}")
+        return
+    wanted = code.strip().lower()
+    for one in DETECTORS:
+        if wanted in (one.code.lower(), one.name):
+            _print_page(f"# {one.code} {one.name}\n\n{one.page}")
+            return
+    known = [text for one in DETECTORS for text in (one.code, one.name)]
+    raise typer.Exit(_say(f"expected a finding's code or name, got {code}{_near(code, known)}"))
+
+
+def _launch(
+    target: str,
+    arguments: list[str],
+    look: Callable[[Captured], int],
+    described: list[str] | None,
+    seed: int,
+) -> int:
+    from steadygrad.launch.target import launch
+
+    return launch(target, arguments, look, described=described or (), seed=seed)
+
+
+def _guarded(run: Callable[[], int]) -> int:
+    """Turn what may go wrong into a sentence or the user's traceback, and an exit code."""
+    try:
+        from steadygrad.launch.captured import CannotLook, UsersError
+    except KeyboardInterrupt:
+        return _interrupted()
+    try:
+        return run()
+    except CannotLook as error:
+        return _say(str(error))
+    except UsersError as error:
+        from steadygrad.launch.excuse import show
+
+        show(error.__cause__ or error)
+        return USERS_ERROR
+    except KeyboardInterrupt:
+        return _interrupted()
+
+
+def _interrupted() -> int:
+    _say("interrupted before the report was complete: nothing was changed")
+    return INTERRUPTED
+
+
+def _say(sentence: str) -> int:
+    typer.echo(f"steadygrad: {sentence}", err=True)
+    return CANNOT_LOOK
+
+
+def _near(text: str, known: list[str]) -> str:
+    import difflib
+
+    found = difflib.get_close_matches(text, known, n=1)
+    return f": did you mean {found[0]}?" if found else ": `steadygrad explain` lists them"
+
+
+def _reserve_stdout() -> TextIO:
+    """Keep standard output for the report; what else writes to it goes to standard error.
+
+    File descriptors are exchanged, so that child processes and C code are covered too.
+    """
+    sys.stdout.flush()
+    report = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="replace")
+    os.dup2(2, 1)
+    return report
+
+
+def _rendered(report: Report, form: Format, stdout: TextIO) -> str:
+    if form is Format.json:
+        from steadygrad.render.json import json
+
+        return json(report)
+    if form is Format.sarif:
+        from steadygrad.render.sarif import sarif
+
+        return sarif(report)
+    from steadygrad.render.text import text
+
+    return text(report, width=_width(stdout))
+
+
+def _width(stdout: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stdout.fileno()).columns
+    except OSError:
+        return int(os.environ.get("COLUMNS", "") or 100)
+
+
+def _write(rendered: str, output: Path | None, stdout: TextIO) -> None:
+    if not rendered.endswith("\n"):
+        rendered += "\n"
+    if output is not None:
+        output.write_text(rendered, encoding="utf-8")
+        return
+    stdout.write(rendered)
+    stdout.flush()
+
+
+def _exit_code(report: Report, fail_on: Level) -> int:
+    from steadygrad.core.finding import Severity
+
+    failing = [found for found in report.findings if found.severity >= Severity[fail_on.value]]
+    return 1 if failing else 0
+
+
+def _print_page(page: str) -> None:
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console(width=None if sys.stdout.isatty() else 100).print(Markdown(page))

@@ -1,0 +1,132 @@
+"""Initial values: units that stay equal, memory that nobody wrote to, and clones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from steadygrad.core.finding import Advice, Finding, Severity, detector
+from steadygrad.core.record import Record
+
+
+@detector("G203", "symmetric-init", needs=("values",), explains=("G102", "G104", "G105", "G301"))
+def symmetric_init(record: Record) -> Iterator[Finding]:
+    """Units that start equal and stay equal, or weights that start at zero and stay there.
+
+    **What it looks at.** Weights of which all units are equal (zeros included) and whose gradients
+    are equal too. A copy of the model then takes three gradient steps of 3 % of each weight's size,
+    since a zero gate before a zero branch before a zero head heals one by one. What is still equal
+    then, to 1e-6, and changes the outcome when it is filled with noise, is broken. There is no
+    threshold on the values: the mechanism is tried. (Three steps and 3 % are chosen by us.)
+
+    **Why it matters.** A layer of equal units is one unit, however wide it is; a zero layer behind a
+    zero layer passes neither signal nor gradient. No number of steps parts them.
+
+    **When it is wrong.** It is silent on what heals: LoRA's B, zero gammas and LayerScale, zero
+    heads, ReZero, zero convolutions, layers with dropout behind them. A gate that takes more than
+    three steps to open would be reported wrongly.
+
+    **What to try.** Draw the weights: `kaiming_normal_`, `orthogonal_`. Of two factors (LoRA's A
+    and B) exactly one may be zero.
+
+    **References.** Goodfellow et al., Deep Learning (2016), section 8.4; Hu 2021 (LoRA), section
+    4.1; Zhao 2021 (ZerO): zero initialisation and how it fails.
+    """
+    stuck = record.facts["values"]["stuck"]
+    if not stuck:
+        return
+    names = tuple(dict.fromkeys(row["name"].rpartition(".")[0] for row in stuck))
+    zero = all(row["zero"] for row in stuck)
+    says = (
+        f"the weights of {names[0]} are zero and stay zero: signal and gradient are blocked."
+        if zero
+        else f"all units of {names[0]} are equal and get equal gradients: they act as one for ever."
+    )
+    yield Finding(
+        Severity.broken,
+        says,
+        names,
+        {"weights": len(stuck), "first": stuck[0]["name"], "kind": "zero" if zero else "equal"},
+        ruled_out=("zero by design: three steps did not part the units",),
+        try_next=(Advice("draw-weights", f"nn.init.kaiming_normal_(model.{stuck[0]['name']})"),),
+        magnitude=8.0,
+    )
+
+
+@detector("G204", "uninitialised-memory", needs=("values",), explains=("G002", "G202", "G203"))
+def uninitialised_memory(record: Record) -> Iterator[Finding]:
+    """Parameters made with `torch.empty` that nobody filled.
+
+    **What it looks at.** Signs of memory as it was found: a largest magnitude beyond 1e4 and a
+    million times the median, more than 1 % of elements below 1e-30 and not zero, or NaN and
+    infinity before the first step. Where the network was built twice under one seed (fact
+    `builds`), a parameter that differs between the builds and looks like this, or that carries the
+    pattern new memory was filled with, is certain. One that only differs is a note: it may be drawn
+    from another generator. All thresholds are chosen by us: no initializer draws over six decades.
+
+    **Why it matters.** The values depend on what the process did before: NaN on one machine, a
+    harmless zero on another. Results cannot be reproduced.
+
+    **When it is wrong.** Fresh memory is often zero and then looks like a zero initialisation: only
+    the two builds see it, and not always. A checkpoint of a diverged run looks the same.
+
+    **What to try.** `nn.init` after `torch.empty`; `torch.zeros` or `torch.randn` in its place.
+    `torch.utils.deterministic.fill_uninitialized_memory` makes it show.
+
+    **References.** openai/CLIP #15, huggingface/transformers #30953.
+    """
+    facts = record.facts["values"]
+    builds = record.facts.get("builds") or {}
+    differing, filled = set(builds.get("differing", [])), list(builds.get("filled", []))
+    garbage = list(dict.fromkeys([*facts["broken"], *facts["garbage"], *filled]))
+    if garbage:
+        certain = filled or facts["broken"] or differing & set(garbage)
+        yield Finding(
+            Severity.broken if certain else Severity.risk,
+            f"{garbage[0]} looks like memory that nobody wrote to.",
+            tuple(garbage),
+            {"parameters": len(garbage), "non_finite": len(facts["broken"])},
+            confidence="likely" if certain else "possible",
+            try_next=(Advice("fill", f"nn.init.normal_(model.{garbage[0]}, std=0.02)"),),
+            magnitude=9.0,
+        )
+    others = sorted(differing - set(garbage))
+    if others:
+        yield Finding(
+            Severity.note,
+            f"{others[0]} differs between two builds from one seed: it is drawn from a generator "
+            "that torch.manual_seed does not set, or not drawn at all.",
+            tuple(others),
+            {"parameters": len(others)},
+        )
+
+
+@detector("G206", "cloned-init", needs=("clones",))
+def cloned_init(record: Record) -> Iterator[Finding]:
+    """Layers that start as copies of each other without sharing their weights.
+
+    **What it looks at.** Trainable matrices that are equal element by element in different modules,
+    are not one tensor, and are not constant.
+
+    **Why it matters.** Little, mostly: it is always a note. `nn.TransformerEncoder` deep-copies one
+    layer, and its layers learn to differ, because they stand at different depths. In deep post-norm
+    stacks the outputs for different inputs start more alike (measured at 24 layers: cosine 0.89 to
+    0.99, against 0.82 to 0.97 when every layer is drawn).
+
+    **When it is wrong.** When the copies are meant: a target network, a Siamese start.
+
+    **What to try.** Draw each layer anew: `for p in model.parameters(): if p.dim() > 1:
+    nn.init.xavier_uniform_(p)`.
+
+    **References.** pytorch/pytorch #72253, #86274.
+    """
+    groups = record.facts["clones"]
+    if not groups:
+        return
+    most = max(groups, key=len)
+    yield Finding(
+        Severity.note,
+        f"{len(most)} weights start as copies of {most[0]}.",
+        tuple(dict.fromkeys(name.rpartition(".")[0] for name in most)),
+        {"groups": len(groups), "copies": len(most)},
+        try_next=(Advice("draw-each-layer"),),
+    )

@@ -1,0 +1,248 @@
+"""Find the forward op that made a finite signal NaN or infinite, by running the pass once more.
+
+Every op below autograd is seen by a TorchDispatchMode. A broken output takes over the origin of the
+broken input it came from, so that the loss can be asked where its NaN was born. An infinity that
+was asked for (a fill, a mask) is no culprit; the op that makes a NaN of it is.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from steadygrad.probe.rerun import calling, rerun
+from steadygrad.probe.subject import Subject
+from steadygrad.probe.trace import users_line
+from steadygrad.probe.tree import Tree, is_signal, tensors
+
+FILLS = re.compile(
+    r"^(masked_fill|where|full|fill|new_full|scalar_tensor|triu|tril|constant_pad|index_fill|"
+    r"index_put|masked_scatter|scatter|lift_fresh)"
+)
+MASKED = re.compile(r"^(add|sub|mul|_to_copy)_?$")  # how an additive mask leaves half precision
+UNWRITTEN = re.compile(r"^(new_)?empty")
+OVERWRITES = re.compile(r"^(copy|fill|zero|normal|uniform|bernoulli|random|exponential)_$")
+MIXING = re.compile(r"mm|mv|dot|conv|linear|attention|norm|softmax|embedding|index|gather|cumsum")
+SOFTMAX = re.compile(r"softmax")
+POLES = re.compile(r"^(log|div|reciprocal|rsqrt|acos|asin|atanh|pow|sqrt)")  # no overflow
+
+How = Literal["born", "nan", "fill", "given"]
+
+
+@dataclass(slots=True)
+class Origin:
+    """Where a broken value came from.
+
+    `how`: "born" of finite inputs, "nan" of an infinity, "fill" as somebody asked, or "given" from
+    outside. `module` is None outside of all module calls: in the loss.
+    """
+
+    how: How
+    op: str
+    module: str | None
+    line: tuple[str, int]
+    result: str
+    index: tuple[int, ...] = ()
+    values: dict[str, str] = field(default_factory=dict)
+    dtype: str = ""
+    fixed: bool = False
+    all_masked: bool = False
+    parent: Origin | None = None
+
+    def fact(self) -> dict[str, Any]:
+        """The origin as a fact."""
+        overflow = self.dtype in ("float16", "bfloat16") and self.result != "nan"
+        return {
+            "op": self.op,
+            "module": self.module,
+            "line": list(self.line),
+            "result": self.result,
+            "index": list(self.index),
+            "values": self.values,
+            "dtype": self.dtype,
+            "fixed": self.fixed,
+            "all_masked": self.all_masked,
+            "overflow": overflow and not POLES.match(self.op),
+        }
+
+
+def first_forward(subject: Subject) -> dict[str, Any]:
+    """Return the first op that broke what the pass returns; {} when nobody is to blame."""
+    with ExitStack() as stack:
+        search = Search(stack.enter_context(calling(subject.model)))
+        result = rerun(subject, search)
+        return search.culprit(result)
+
+
+class Search(TorchDispatchMode):
+    """Note the origin of each broken storage; `running` are the names of the running modules."""
+
+    def __init__(self, running: list[str]) -> None:
+        super().__init__()
+        self.running = running
+        self.history: list[Origin] = []
+        self._origins: dict[int, tuple[Tensor, Origin]] = {}  # by address; the tensor keeps it taken
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # an OpOverload
+        types: Any,  # torch's own signature
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # whatever func returns
+        """Run the op and note what it broke."""
+        name = func._schema.name.removeprefix("aten::")
+        given = self._given(name, args, kwargs or {}, func._schema.is_mutable)
+        broken = [origin for origin in map(self._origin, given) if origin is not None]
+        out = func(*args, **(kwargs or {}))
+        if UNWRITTEN.match(name):
+            return out
+        for tensor in tensors(out):
+            if _is_broken(tensor):
+                origin = self._made(func, name, given, tensor, broken)
+                self._origins[tensor.untyped_storage().data_ptr()] = (tensor, origin)
+        return out
+
+    def culprit(self, result: Tree) -> dict[str, Any]:
+        """Return the origin of the broken result, or of the first thing that broke on the way."""
+        final = [one for one in map(self._origin, tensors(result)) if one is not None]
+        nan_first = sorted(final or self.history, key=lambda one: one.result != "nan")
+        guilty = [one for one in map(_root, nan_first) if one.how in ("born", "nan")]
+        return guilty[0].fact() if guilty else {}
+
+    def _given(
+        self, name: str, args: Tree, kwargs: Tree, mutates: bool
+    ) -> list[Tensor]:
+        inputs = args[1:] if OVERWRITES.match(name) else args
+        found = [t for t in tensors((inputs, kwargs)) if _readable(t)]
+        return [_copied(t) if mutates and _origin_free(self, t) else t for t in found]
+
+    def _origin(self, tensor: Tensor) -> Origin | None:
+        """Origin of a broken tensor; None for one that is finite."""
+        if not _is_broken(tensor):
+            return None
+        known = self._origins.get(tensor.untyped_storage().data_ptr())
+        if known is not None:
+            return known[1]
+        return Origin("given", "", None, ("", 0), _result(tensor)[0])
+
+    def _made(
+        self,
+        func: Any,  # an OpOverload
+        name: str,
+        given: Sequence[Tensor],
+        out: Tensor,
+        broken: Sequence[Origin],
+    ) -> Origin:
+        result, index = _result(out)
+        nan = [one for one in broken if one.result == "nan"]
+        if nan:
+            return nan[0]
+        if broken and result != "nan":
+            return min(broken, key=lambda one: one.how != "born")
+        how: How = "nan" if broken else "fill" if _asked_for(name, out) else "born"
+        origin = Origin(how, name, self.running[-1] if self.running else None, users_line(), result)
+        origin.index, origin.dtype = index, str(out.dtype).removeprefix("torch.")
+        origin.values = _values(func, name, given, out, index)
+        origin.fixed = not any(t.requires_grad for t in given)
+        origin.parent = min(broken, key=lambda one: one.how != "born") if broken else None
+        origin.all_masked = how == "nan" and _all_masked(name, given, index)
+        self.history.append(origin)
+        return origin
+
+
+def _origin_free(search: Search, tensor: Tensor) -> bool:
+    """Whether a copy of the tensor may stand for it: one that is broken is known by its address."""
+    return tensor.untyped_storage().data_ptr() not in search._origins
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+
+def _root(origin: Origin) -> Origin:
+    """Follow an origin to the first op that is to blame."""
+    while origin.parent is not None and origin.parent.how in ("born", "nan"):
+        origin = origin.parent
+    return origin
+
+
+def _readable(tensor: Tensor) -> bool:
+    return is_signal(tensor) and tensor.numel() > 0 and tensor.device.type != "meta"
+
+
+def _is_broken(tensor: Tensor) -> bool:
+    return _readable(tensor) and not bool(torch.isfinite(tensor).all())
+
+
+def _asked_for(name: str, out: Tensor) -> bool:
+    half = out.dtype in (torch.float16, torch.bfloat16)
+    if half and MASKED.match(name):
+        return bool((out[~torch.isfinite(out)] == -math.inf).all())
+    return bool(FILLS.match(name))
+
+
+def _result(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+    """What the first broken element is, NaN before infinity, and where."""
+    bad = torch.isnan(tensor)
+    if not bool(bad.any()):
+        bad = ~torch.isfinite(tensor)
+    place = int(bad.flatten().to(torch.uint8).argmax())
+    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), tensor.shape))
+    return f"{float(tensor[index]):g}", index
+
+
+def _values(
+    func: Any,  # an OpOverload
+    name: str,
+    given: Sequence[Tensor],
+    out: Tensor,
+    index: tuple[int, ...],
+) -> dict[str, str]:
+    """The inputs of an op where its output broke: a value where there is one, else the range."""
+    names = [one.name for one in func._schema.arguments if "Tensor" in str(one.type)]
+    names = ["input" if one == "self" else one for one in names]
+    names += [f"input {number}" for number in range(len(names), len(given))]
+    elementwise = not MIXING.search(name)
+    return {
+        label: _value(tensor, out, index, elementwise)
+        for label, tensor in zip(names, given, strict=False)
+    }
+
+
+def _value(tensor: Tensor, out: Tensor, index: tuple[int, ...], elementwise: bool) -> str:
+    if elementwise and broadcasts(tensor.shape, out.shape):
+        return f"{float(tensor.expand(out.shape)[index]):g}"
+    low, high = float(tensor.min()), float(tensor.max())
+    count = f"{tensor.numel()} value" + ("s" if tensor.numel() > 1 else "")
+    return f"{count}, {low:.4g} to {high:.4g}" if tensor.numel() > 1 else f"{count}, {low:.4g}"
+
+
+def broadcasts(small: Sequence[int], large: Sequence[int]) -> bool:
+    """Whether a tensor of the one shape expands to the other."""
+    pairs = zip(small[::-1], large[::-1], strict=False)
+    return len(small) <= len(large) and all(a in (1, b) for a, b in pairs)
+
+
+def _all_masked(name: str, given: Sequence[Tensor], index: tuple[int, ...]) -> bool:
+    """Whether a softmax (or x - max x of one written by hand) got a row of nothing but -inf."""
+    if not given or not (SOFTMAX.search(name) or name == "sub"):
+        return False
+    scores = given[0]
+    axes = range(scores.dim()) if scores.dim() == len(index) else ()
+    return any(bool((_line(scores, index, axis) == -math.inf).all()) for axis in axes)
+
+
+def _line(tensor: Tensor, index: tuple[int, ...], axis: int) -> Tensor:
+    """Elements of a tensor along one axis through a point."""
+    place: list[Any] = list(index)  # numbers and a slice
+    place[axis] = slice(None)
+    return tensor[tuple(place)]

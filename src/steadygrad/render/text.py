@@ -1,0 +1,231 @@
+"""Render a report for a terminal: the verdict first, then causes, profile, and what was not seen."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
+from operator import attrgetter
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from steadygrad.core.finding import Advice, Finding, Severity
+from steadygrad.core.report import Report
+from steadygrad.render.code import broken
+from steadygrad.render.profile import STYLES, profile
+from steadygrad.render.words import ASCII, UNICODE, Glyphs, clean, cut, evidence, marks, place
+
+NARROW = 56  # cells below which labels stand above what they name
+LABEL = 12  # cells of the column of labels
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What is drawn on: so many cells a line, with these signs."""
+
+    width: int
+    glyphs: Glyphs
+
+    def wrapped(self, words: str, indent: int) -> list[str]:
+        """Break words into lines that fit beside an indent; one word alone may be broken."""
+        console = Console(file=io.StringIO(), width=self.width)
+        lines = Text(words).wrap(console, max(self.width - indent, 10))
+        return [line.plain.rstrip() for line in lines]
+
+    def clean(self, words: str) -> str:
+        """Make what came from the user's program harmless."""
+        return clean(words, self.glyphs)
+
+
+Block = Callable[[Report, Page], Iterable[Text]]
+
+
+def text(report: Report, width: int = 80, color: bool = False, ascii_only: bool = False) -> str:
+    """Render a report in lines of `width` cells (40 or more).
+
+    With `color`, ANSI sequences are added and no sign is lost; `ascii_only` is for streams that
+    cannot write the signs (see `words.glyphs_for`). Long lines of code may be wider than asked for,
+    so that they can be pasted.
+    """
+    page = Page(max(width, 40), ASCII if ascii_only else UNICODE)
+    blocks: tuple[Block, ...] = (_verdict, _causes, _notes, _profile, _unseen, _cost)
+    drawn = [list(block(report, page)) for block in blocks]
+    lines = chain.from_iterable([*block, Text()] for block in drawn if block)
+    return _painted(list(lines)[:-1], page.width, color)
+
+
+def _painted(lines: Sequence[Text], width: int, color: bool) -> str:
+    """Write lines with or without ANSI sequences, whatever the terminal and the environment say."""
+    stream = io.StringIO()
+    console = Console(
+        file=stream,
+        width=width,
+        height=100,
+        color_system="standard" if color else None,
+        force_terminal=color,
+        force_jupyter=False,
+        no_color=not color,
+        legacy_windows=False,
+        emoji=False,
+        highlight=False,
+        markup=False,
+    )
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    return stream.getvalue()
+
+
+# --- Verdict -------------------------------------------------------------------------------------
+
+
+def _verdict(report: Report, page: Page) -> Iterable[Text]:
+    words, sign, style = _judgement(report, page.glyphs)
+    head = Text(f"{sign} {words}", f"bold {style}")
+    target = page.clean(report.target)
+    if target:
+        gap = "  " if cell_len(head.plain + target) + 2 <= page.width else "\n  "
+        head.append(f"{gap}{target}", "not bold default")
+    yield from head.split("\n")
+
+
+def _judgement(report: Report, glyphs: Glyphs) -> tuple[str, str, str]:
+    alarms = [one for one in report.findings if one.severity > Severity.note]
+    notes = len(report.findings) - len(alarms)
+    if alarms:
+        words = ", ".join(_counted(alarms))
+        return words, glyphs.severity[report.worst], STYLES[report.worst]
+    if report.verdict == "blind":
+        return "blind: nothing could be looked at", "?", "yellow"
+    return f"healthy{f', {_plural(notes, "note")}' if notes else ''}", glyphs.healthy, "green"
+
+
+def _counted(alarms: Sequence[Finding]) -> Iterable[str]:
+    worst_first = sorted({one.severity for one in alarms}, reverse=True)
+    yield _plural(len(alarms), "finding")
+    if len(worst_first) > 1:
+        for severity in worst_first:
+            yield f"{sum(one.severity == severity for one in alarms)} {severity.name}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+# --- Findings ------------------------------------------------------------------------------------
+
+
+def _causes(report: Report, page: Page) -> Iterable[Text]:
+    alarms = [one for one in report.findings if one.severity > Severity.note]
+    for number, found in enumerate(alarms):
+        if number:
+            yield Text()
+        yield from _cause(found, report, page)
+
+
+def _cause(found: Finding, report: Report, page: Page) -> Iterable[Text]:
+    yield from _title(found, report, page)
+    yield from _indented(page.wrapped(page.clean(found.says), 2), 2)
+    yield Text()
+    between = f" {page.glyphs.between} "
+    quantities = between.join(one.replace(" ", "\u00a0") for one in evidence(found, page.glyphs))
+    yield from _labelled("evidence", [quantities] if quantities else [], page)
+    symptoms = [one for one in report.folded if found.code in one.because]
+    yield from _labelled("explains", [_symptom(one, page) for one in symptoms], page, cut_off=True)
+    yield from _labelled("ruled out", [page.clean(one) for one in found.ruled_out], page)
+    for advice in found.try_next:
+        yield from _advice(advice, page)
+
+
+def _title(found: Finding, report: Report, page: Page) -> Iterable[Text]:
+    sign, style = page.glyphs.severity[found.severity], STYLES[found.severity]
+    title = Text(f"{sign} {found.code} {page.clean(found.name)}", f"bold {style}")
+    sure = "" if found.confidence == "measured" else f", {found.confidence}"
+    title.append(f" {page.glyphs.between} {found.severity.name}{sure}", f"not bold {style}")
+    yield title
+    if found.where:
+        where = place(found, report.record, page.width - 5, page.glyphs)
+        yield Text("  at ", "dim").append(where, "not dim bold")
+
+
+def _symptom(found: Finding, page: Page) -> str:
+    return f"{found.code} {page.clean(found.name)}: {page.clean(found.says)}"
+
+
+def _labelled(
+    label: str, items: Sequence[str], page: Page, *, cut_off: bool = False
+) -> Iterable[Text]:
+    """Put a label before items, or above them where the page is narrow."""
+    if not items:
+        return
+    narrow = page.width < NARROW
+    indent = 4 if narrow else 2 + LABEL
+    room = page.width - indent
+    lines = [
+        line
+        for item in items
+        for line in ([cut(item, room, page.glyphs)] if cut_off else page.wrapped(item, indent))
+    ]
+    if narrow:
+        yield Text(f"  {label}", "dim")
+        yield from _indented(lines, indent)
+        return
+    for number, line in enumerate(lines):
+        yield Text(f"  {'' if number else label:<{LABEL}}", "dim").append(line, "not dim")
+
+
+def _advice(advice: Advice, page: Page) -> Iterable[Text]:
+    """Show a remedy and its lines of code, ready to paste."""
+    yield from _labelled("try", [page.clean(advice.remedy)], page)
+    for line in broken(advice.patch, page.width - 4):
+        yield Text(f"    {page.clean(line)}", "cyan")
+
+
+def _indented(lines: Iterable[str], indent: int, style: str = "") -> Iterable[Text]:
+    return (Text(f"{' ' * indent}{line}", style) for line in lines)
+
+
+def _notes(report: Report, page: Page) -> Iterable[Text]:
+    for found in report.findings:
+        if found.severity == Severity.note:
+            sign = page.glyphs.severity[Severity.note]
+            first, *rest = page.wrapped(_symptom(found, page), 2)
+            yield Text(f"{sign} ", STYLES[Severity.note]).append(first, "default")
+            yield from _indented(rest, 2)
+
+
+# --- Profile, blind spots, and cost ---------------------------------------------------------------
+
+
+def _profile(report: Report, page: Page) -> Iterable[Text]:
+    healthy = report.verdict == "healthy"
+    most = 12 if healthy else 30
+    named = marks(report.findings)
+    return profile(report.record, named, page.width, page.glyphs, most=most)
+
+
+def _unseen(report: Report, page: Page) -> Iterable[Text]:
+    ranked = sorted(report.blind, key=attrgetter("why", "code"))
+    for why, group in groupby(ranked, key=attrgetter("why")):
+        names = ", ".join(f"{one.code} {one.name}".replace(" ", "\u00a0") for one in group)
+        first, *rest = page.wrapped(page.clean(f"not seen, {why}: ") + names, 2)
+        yield Text(f"? {first}", "dim")
+        yield from _indented(rest, 2, "dim")
+
+
+def _cost(report: Report, page: Page) -> Iterable[Text]:
+    said = [f"{_plural(len(report.clear), 'check')} clear"] if report.clear else []
+    seconds = report.cost.get("seconds", math.nan)
+    if math.isfinite(seconds):
+        said.append(_looked(seconds, report.cost.get("relative_to_step", math.nan), page.glyphs))
+    return _indented(page.wrapped("; ".join(said), 2), 2, "dim") if said else ()
+
+
+def _looked(seconds: float, ratio: float, glyphs: Glyphs) -> str:
+    time = f"{seconds * 1000:.0f} ms" if seconds < 0.1 else f"{seconds:.1f} s"
+    if not math.isfinite(ratio):
+        return f"looked for {time}"
+    return f"looked for {time}: {ratio:.1f} {glyphs.times} one forward and backward pass"
