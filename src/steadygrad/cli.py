@@ -72,12 +72,15 @@ def check_command(
     target: Annotated[
         str,
         typer.Argument(
+            metavar="TARGET",
             help="A training script, module:function, file.py:function, hf:NAME or timm:NAME."
         ),
     ],
     arguments: Annotated[
         Optional[list[str]],  # noqa: UP007,UP045 - as Typer reads it
-        typer.Argument(help="The script's own arguments.", show_default=False),
+        typer.Argument(
+            metavar="[ARGUMENTS]...", help="The script's own arguments.", show_default=False
+        ),
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to write the report.")] = Format.text,
     output: Annotated[
@@ -116,7 +119,10 @@ def check_command(
         _write(_rendered(report, form, stdout), output, stdout)
         return _exit_code(report, fail_on)
 
-    raise typer.Exit(_guarded(lambda: _launch(target, arguments or [], look, described, seed)))
+    def guarded_look(captured: Captured) -> int:
+        return _guarded(lambda: look(captured))  # a stubborn script would catch what it raises
+
+    raise typer.Exit(_guarded(lambda: _launch(target, arguments or [], guarded_look, described, seed)))
 
 
 @app.command()
@@ -157,9 +163,20 @@ def _launch(
 def _guarded(run: Callable[[], int]) -> int:
     """Turn what may go wrong into a sentence or the user's traceback, and an exit code."""
     try:
-        from steadygrad.launch.captured import CannotLook, UsersError
+        return _told_apart(run)
     except KeyboardInterrupt:
-        return _interrupted()
+        _say("interrupted before the report was complete: nothing was changed")
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - a fault of ours is told, and not taken for a finding
+        import traceback
+
+        traceback.print_exc()
+        return _say(f"could not look, by a fault of its own ({type(error).__name__}): please report")
+
+
+def _told_apart(run: Callable[[], int]) -> int:
+    from steadygrad.launch.captured import CannotLook, UsersError
+
     try:
         return run()
     except CannotLook as error:
@@ -169,13 +186,6 @@ def _guarded(run: Callable[[], int]) -> int:
 
         show(error.__cause__ or error)
         return USERS_ERROR
-    except KeyboardInterrupt:
-        return _interrupted()
-
-
-def _interrupted() -> int:
-    _say("interrupted before the report was complete: nothing was changed")
-    return INTERRUPTED
 
 
 def _say(sentence: str) -> int:
@@ -226,7 +236,12 @@ def _write(rendered: str, output: Path | None, stdout: TextIO) -> None:
     if not rendered.endswith("\n"):
         rendered += "\n"
     if output is not None:
-        output.write_text(rendered, encoding="utf-8")
+        from steadygrad.launch.captured import CannotLook
+
+        try:
+            output.write_text(rendered, encoding="utf-8")
+        except OSError as error:
+            raise CannotLook(f"expected to write the report to {output}: {error.strerror}") from None
         return
     stdout.write(rendered)
     stdout.flush()
@@ -235,6 +250,8 @@ def _write(rendered: str, output: Path | None, stdout: TextIO) -> None:
 def _exit_code(report: Report, fail_on: Level) -> int:
     from steadygrad.core.finding import Severity
 
+    if report.verdict == "blind":
+        return CANNOT_LOOK
     failing = [found for found in report.findings if found.severity >= Severity[fail_on.value]]
     return 1 if failing else 0
 

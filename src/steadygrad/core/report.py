@@ -66,7 +66,7 @@ def diagnose(
     """Run every detector and fold each symptom under its cause.
 
     A detector ends as found, clear, or blind. A finding is a symptom when another one explains its
-    code; a note explains only notes. A cause is as severe as the worst that it explains. Roots are
+    code; what is only possible explains nothing. A cause is as severe as the worst that it explains. Roots are
     ordered by severity, then by the detectors' order (the order of suspicion), then by magnitude.
     """
     found: list[Finding] = []
@@ -116,11 +116,10 @@ def _with_symptoms(root: int, ranked: Sequence[Finding], origin: Mapping[int, in
 def _cause_of(
     place: int, ranked: Sequence[Finding], explains: Mapping[str, tuple[str, ...]]
 ) -> int | None:
-    """Place of the first finding that explains this one; a note explains only notes."""
-    mine = ranked[place]
+    """Place of the first finding that explains this one."""
+    code = ranked[place].code
     for other, candidate in enumerate(ranked):
-        strong = candidate.severity > Severity.note or mine.severity == Severity.note
-        if strong and mine.code in explains[candidate.code]:
+        if candidate.confidence != "possible" and code in explains[candidate.code]:
             return other
     return None
 

@@ -23,9 +23,10 @@ def dead_relu(record: Record) -> Iterator[Finding]:
     What it looks at: the first activation in forward order of which 99.9 % of the outputs are
     exactly zero although fewer than half of its inputs were. The last such one would be the wrong
     end: everything behind a dead layer looks dead as well. The layer that feeds it is named, since
-    its bias or weights push every unit below zero. A share of dead units is not reported: half of a
-    ReLU layer's outputs are zero by nature, and a fifth to a third of the units of a healthy deep
-    network are dead in any one batch.
+    its bias or weights push every unit below zero. Or one of which 90 % of the units are zero for
+    every sample and position while at most half are in its peers. Smaller shares are not reported:
+    half of a ReLU layer's outputs are zero by nature, and a fifth to a half of the units of a
+    healthy deep network are dead in any one batch.
 
     Why it matters: the gradient behind it is exactly zero, for every sample, for ever.
 
@@ -33,29 +34,38 @@ def dead_relu(record: Record) -> Iterator[Finding]:
 
     References: Lu 2019, dying ReLU (arXiv 1903.06733); He 2015 (arXiv 1502.01852) for PReLU.
     """
-    sites = record.sites_of("output")
-    zeros, before = record.read("op_zeros", "output"), record.read("op_zeros_before", "output")
-    dead = np.flatnonzero((zeros >= 0.999) & ~(before >= 0.5))
-    dead = [place for place in dead if np.isfinite(record.read("op_nominal", "output")[place])]
-    if not dead:
+    first = _first_dead(record)
+    if first is None:
         return
-    first = min(dead, key=lambda place: sites[place].depth)
-    feeding = feeder(record, sites[first])
-    where = tuple(dict.fromkeys(name for name in (feeding, sites[first].name) if name))
+    site, zeros = record.sites_of("output")[first], record.read("op_zeros", "output")[first]
+    share = record.read("op_dead", "output")[first]
+    feeding = feeder(record, site)
+    where = tuple(dict.fromkeys(name for name in (feeding, site.name) if name))
+    amount = f"{zeros:.1%} of the outputs" if zeros >= 0.999 else f"{share:.0%} of the units"
     says = (
-        f"{zeros[first]:.1%} of the outputs of {sites[first].name or sites[first].kind} are zero for "
-        f"every sample: {feeding or 'the layer before'} feeds it nothing above zero, and no gradient "
-        "passes back"
+        f"{amount} of {site.name or site.kind} are zero for every sample: "
+        f"{feeding or 'the layer before'} feeds them nothing above zero, and no gradient passes back"
     )
     patch = f"nn.init.zeros_(model.get_submodule({feeding!r}).bias)"
     yield Finding(
-        Severity.broken,
+        Severity.broken if zeros >= 0.999 else Severity.risk,
         says,
         where,
-        {"zeros": float(zeros[first]), "dead_layers": float(len(dead))},
+        {"zeros": float(zeros), "dead_units": float(share)},
         try_next=(Advice("revive", patch), Advice("leaky-relu", "nn.LeakyReLU(0.01)")),
         magnitude=9.0,
     )
+
+
+def _first_dead(record: Record) -> int | None:
+    """Place of the first activation that is dead: wholly, or in units far beyond its peers."""
+    sites = record.sites_of("output")
+    zeros, before = record.read("op_zeros", "output"), record.read("op_zeros_before", "output")
+    share, known = record.read("op_dead", "output"), record.read("op_nominal", "output")
+    peers = np.nanmedian(share) if np.isfinite(share).sum() >= 3 else 1.0
+    dead = (zeros >= 0.999) & ~(before >= 0.5) & np.isfinite(known)
+    dead |= (share >= 0.9) & (peers <= 0.5)
+    return min(np.flatnonzero(dead), key=lambda place: sites[place].depth, default=None)
 
 
 def feeder(record: Record, site: Site) -> str:
@@ -119,21 +129,29 @@ def _odd_activations(record: Record, *, least: float = 1.0) -> Iterator[Finding]
         if not np.isfinite(nominal[place]) or zeros[place] >= 0.9 or not away < -least:
             continue
         peers = _peers(sites, gains - nominal, place)
-        if len(peers) < 2 or float(np.median(peers)) - away < least:
-            continue
         feeding = feeder(record, site)
+        driven = _bias_of(record, feeding) > 0.7
+        if not driven and (len(peers) < 2 or float(np.median(peers)) - away < least):
+            continue
         where = tuple(dict.fromkeys(name for name in (feeding, site.name) if name))
         size = -away if math.isfinite(away) else 9.0
         says = (
             f"{site.name or site.kind} passes 1e{-size:.1f} of the gradient that it would pass under "
-            f"N(0, 1), its {len(peers)} peers 1e{float(np.median(peers)):.1f}: "
-            f"{feeding or 'the layer before'} drives it into its flat ends"
+            f"N(0, 1): {'the bias of ' if driven else ''}{feeding or 'the layer before'} drives it "
+            "into its flat ends"
         )
         severity = Severity.broken if size >= 3 else Severity.risk
         patch = f"nn.init.zeros_(model.get_submodule({feeding!r}).bias)"
         advice = (Advice("reinitialise", patch),)
         numbers = {"passes_decades": -size}
         yield Finding(severity, says, where, numbers, try_next=advice, magnitude=size)
+
+
+def _bias_of(record: Record, name: str) -> float:
+    """log10 of bias to signal at a weight op; -inf where there is no bias or no such op."""
+    sites, ratios = record.sites_of("weight"), record.read("bias_ratio", "weight")
+    mine = [ratios[i] for i, site in enumerate(sites) if site.name == name]
+    return float(np.nanmax(mine)) if np.isfinite(mine).any() else -math.inf
 
 
 def _peers(sites: Sequence[Site], values: np.ndarray, place: int) -> list[float]:

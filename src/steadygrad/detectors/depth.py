@@ -39,6 +39,7 @@ class Depth:
     eta: Array
     ideal: Array
     joins: Array
+    theory: Array
     body: Array
     odd: list[int]
     totals: dict[str, Any]
@@ -51,16 +52,31 @@ class Depth:
     @property
     def steady(self) -> float:
         """Gain in decades of all units that do not stand out."""
+        return float(self.gain[self._usual].sum())
+
+    @property
+    def predicted(self) -> float:
+        """What the weights' own scale and the activations' nominal slope make of these units."""
+        return float(np.nansum(self.theory[self._usual]))
+
+    @property
+    def _usual(self) -> NDArray[np.bool_]:
         keep = np.isfinite(self.gain)
         keep[self.odd] = False
-        return float(self.gain[keep].sum())
+        return keep
 
     @property
     def excess(self) -> float:
-        """What remains of the steady gain beyond the band of a single draw; 0 inside of it."""
+        """What remains of the steady gain beyond the band of a single draw; 0 inside of it.
+
+        The band reaches from Gaussian weights' shift to the infinite-width value, which orthogonal
+        weights keep, and three standard deviations beyond either. Where theory predicts most of the
+        gain from the weights' scale, chance is no explanation and nothing is taken off.
+        """
+        if self.predicted * self.steady > 0 and abs(self.predicted) >= 0.6 * abs(self.steady):
+            return self.steady
         shift, half = single_draw(self.totals.get("widths", []))
-        beyond = abs(self.steady - shift) - half
-        return float(np.sign(self.steady - shift) * max(beyond, 0.0))
+        return min(self.steady - shift + half, 0.0) + max(self.steady - half, 0.0)
 
     @property
     def kind(self) -> Kind:
@@ -101,10 +117,22 @@ def depth_of(record: Record) -> Depth | None:
         record.read("eta", "unit"),
         record.read("ideal", "unit"),
         record.read("joins", "unit"),
+        _theory(record, sites),
         body,
         _odd(gain, body),
         dict(record.facts["flow"]),
     )
+
+
+def _theory(record: Record, sites: Sequence[Site]) -> Array:
+    """log10 sqrt(mean(W^2) fan_in E f'^2) of each unit with one weight op; NaN for blocks."""
+    weights = record.sites_of("weight")
+    scale = dict(zip((w.name for w in weights), record.read("weight_gain", "weight"), strict=True))
+    nominal = record.read("slope_nominal", "unit")
+    slope = 0.5 * np.log10(np.where(nominal > 0, nominal, 1.0))
+    plain = np.array([scale.get(site.name, np.nan) for site in sites])
+    blocks = np.array([site.kind == "block" for site in sites])
+    return np.where(blocks | ~np.isfinite(plain), np.nan, plain + slope)
 
 
 def _body(sites: Sequence[Site], gain: Array) -> Array:
@@ -193,7 +221,9 @@ def _of_kind(sites: Sequence[Site], kind: str) -> list[int]:
     return [place for place, site in enumerate(sites) if site.kind == kind]
 
 
-Cause = Literal["residual", "norm", "activation", "saturated", "dead", "unstable", "weight", "unknown"]
+Cause = Literal[
+    "residual", "norm", "factor", "activation", "saturated", "dead", "unstable", "weight", "unknown"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,14 +264,15 @@ def trend_of(
     level = sum(abs(decades) >= step for step in steps)
     if level == 0:
         return None
-    places = _carriers(depth, decades)
-    return Trend(depth, decades, _cause(depth, decades), Severity(level - 1), places)
+    cause = _cause(depth, decades)
+    return Trend(depth, decades, cause, Severity(level - 1), _carriers(depth, decades, cause))
 
 
-def _carriers(depth: Depth, decades: float) -> list[int]:
+def _carriers(depth: Depth, decades: float, cause: Cause) -> list[int]:
     """Units that carry the trend: those with at least half of the median gain, in its direction."""
-    sign = np.sign(decades)
-    enough = depth.gain * sign >= 0.5 * abs(depth.trend)
+    enough = depth.gain * np.sign(decades) >= 0.5 * abs(depth.trend)
+    if cause == "residual":
+        enough &= np.array([site.kind == "block" for site in depth.sites])
     return [int(place) for place in np.flatnonzero(enough) if place not in depth.odd]
 
 
@@ -250,6 +281,8 @@ def _cause(depth: Depth, decades: float) -> Cause:
     share = {role: float(values[keep].sum()) for role, values in depth.parts.items()}
     if share["block"] * np.sign(decades) > 0.6 * abs(decades):
         return "residual"
+    if share["other"] * np.sign(decades) > 0.5 * abs(decades):
+        return "factor"
     normed = np.count_nonzero(depth.parts["norm"][keep])
     if decades > 0 and normed >= 0.5 * len(keep):
         return "norm"

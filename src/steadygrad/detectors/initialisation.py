@@ -225,29 +225,59 @@ def _odd_finding(one: OddWeight, impact: float) -> Finding:
         says,
         (one.site.name,),
         {"deviation_decades": one.deviation, "impact_decades": impact, "multiplier": multiplier},
+        confidence="measured" if severity else "possible",
         try_next=(Advice("level-init", patch_multiply((one.site.name,), multiplier)),),
         magnitude=abs(one.deviation),
     )
 
 
 def _odd_biases(record: Record, *, least: float = 0.7, beyond: float = 1.0) -> Iterator[Finding]:
-    """Biases that drown the signal they are added to, unlike the other biases of the model."""
+    """Biases that drown the signal they are added to, unlike the other biases of the model.
+
+    Both the ratio to the signal and, as default inits go with 1 / sqrt(fan_in), bias * sqrt(fan_in)
+    must stand out. Where the activation behind it is dead or saturated, that is the finding.
+    """
     sites = record.sites_of("weight")
     ratios = np.maximum(np.nan_to_num(record.read("bias_ratio", "weight"), nan=-3.0), -3.0)
-    into, out = record.read("weight_in_spread", "weight"), record.read("weight_spread", "weight")
-    normed = record.read("normed", "weight")
-    dead = record.read("feeds_zeros", "weight")
+    sizes = np.maximum(np.nan_to_num(record.read("bias_size", "weight"), nan=-3.0), -3.0)
     for place, site in enumerate(sites):
-        others = np.delete(ratios, place)
-        if len(others) < 2 or dead[place] >= 0.999 or ratios[place] < max(least, float(np.median(others)) + beyond):
+        if len(sites) < 3 or _drives(record, place) or ratios[place] < least:
             continue
-        lost = bool(out[place] < 0.3 * into[place]) and normed[place] != 1
+        if min(_above(ratios, place), _above(sizes, place)) < beyond:
+            continue
+        severity = Severity.risk if _loses(record, place) else Severity.note
         says = (
             f"the bias of {site.name} is {times(float(ratios[place]))} the signal it is added to: "
             "what follows sees nearly the same for every sample"
         )
-        advice = Advice("zero-bias", f"nn.init.zeros_(model.get_submodule({site.name!r}).bias)")
-        numbers = {"bias_to_signal_decades": float(ratios[place])}
-        severity = Severity.risk if lost else Severity.note
-        size = float(ratios[place])
-        yield Finding(severity, says, (site.name,), numbers, try_next=(advice,), magnitude=size)
+        yield Finding(
+            severity,
+            says,
+            (site.name,),
+            {"bias_to_signal_decades": float(ratios[place])},
+            confidence="likely" if severity else "possible",
+            try_next=(
+                Advice("zero-bias", f"nn.init.zeros_(model.get_submodule({site.name!r}).bias)"),
+            ),
+            magnitude=float(ratios[place]),
+        )
+
+
+def _above(values: np.ndarray, place: int) -> float:
+    """Distance of one value above the median of the others."""
+    return float(values[place] - np.median(np.delete(values, place)))
+
+
+def _drives(record: Record, place: int) -> bool:
+    """Whether the activation behind a weight op is dead or saturated."""
+    zeros, passes = (record.read(m, "weight")[place] for m in ("feeds_zeros", "feeds_passes"))
+    return bool(zeros >= 0.999 or passes < -1)
+
+
+def _loses(record: Record, place: int) -> bool:
+    """Whether samples look more alike behind a weight op, with no norm and something behind it."""
+    into, out, normed, last = (
+        record.read(metric, "weight")[place]
+        for metric in ("weight_in_spread", "weight_spread", "normed", "last")
+    )
+    return bool(out < 0.3 * into and normed != 1 and last != 1)

@@ -26,7 +26,7 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
 
     **What it looks at.** Autograd's graph from the loss (without one, from the outputs) down to the
     parameters. One that is not reached is looked for in a second forward pass: when the loss still
-    depends on it, beyond a detach, `no_grad`, `argmax`, `.data` or numpy, its path was *cut* there,
+    depends on it, beyond a detach, `no_grad`, `argmax`, `round`, `.data` or numpy, its path was *cut* there,
     and the line is named; when it does not, it is *unused*. Tensors that are reached but that
     `model.parameters()` does not list (layers in a plain list) are *not registered*. Nothing is
     judged by the size of a gradient: an exact zero that heals (LoRA's B, zero gammas, zero heads),
@@ -47,7 +47,7 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
     train what looks cut here: give `check` the whole loss.
 
     **What to try.** Remove the detach, keep layers in `nn.ModuleList` or `nn.ModuleDict`, replace
-    argmax by softmax or Gumbel-softmax, do in torch what numpy did; with PEFT and gradient
+    argmax and round by softmax or Gumbel-softmax, do in torch what numpy did; with PEFT and gradient
     checkpointing `model.enable_input_require_grads()` or `use_reentrant=False`.
 
     **References.** pytorch/pytorch #666, #38639 (lists of layers); huggingface/transformers #26334,
@@ -86,15 +86,15 @@ def _nothing_reached(facts: Row) -> Finding:
 
 def _unregistered(rows: Sequence[Row]) -> Iterator[Finding]:
     hidden = [row for row in rows if row["hidden"]]
-    active = [row for row in hidden if row["training"]]
     if hidden:
-        names = tuple(row["name"] for row in active or hidden)
+        active = [row for row in hidden if row["training"]]
+        rows = sorted(active or hidden, key=lambda row: str(row["name"]))
         yield Finding(
             Severity.broken if active else Severity.note,
-            f"{len(names)} tensors that the loss depends on are not registered ({names[0]}): "
+            f"{len(rows)} tensors that the loss depends on are not registered ({rows[0]['name']}): "
             "model.parameters() does not list them, so that no optimizer made from it moves them.",
-            names,
-            {"tensors": len(names), "elements": sum(row["elements"] for row in active or hidden)},
+            tuple(dict.fromkeys(row["name"].rpartition(".")[0] or row["name"] for row in rows)),
+            {"tensors": len(rows), "elements": sum(row["elements"] for row in rows)},
             try_next=(Advice("register", "self.layers = nn.ModuleList(layers)"),),
             magnitude=5.0,
         )
@@ -185,8 +185,9 @@ def not_in_optimizer(record: Record) -> Iterator[Finding]:
     tensors that belong to nothing in this network, as one does that was built before a layer was
     replaced; or it holds none of the network's. A risk, since nobody leaves these out on purpose:
     some of one module's parameters are missing while the optimizer has most of the network; a
-    layer between stepped layers is missing; the last layer is. Whole parts that are missing (the
-    trunk below a trained head, the other network of a GAN) are a note.
+    layer between stepped layers is missing; the last layer is; the first layers are, and their
+    weights look newly drawn (the kurtosis of a uniform or normal law). Other whole parts that are
+    missing (a pretrained trunk below a new head, the judge of a GAN) are a note.
 
     **Why it matters.** The gradient is computed and looks healthy, the weights never move, and as
     `optimizer.zero_grad` does not know them, their `.grad` grows with every step.
@@ -230,11 +231,15 @@ def _omission(facts: Row, missing: Sequence[Row], held: int) -> tuple[Severity, 
         return Severity.broken, f"it holds {count} tensors of something else instead"
     if not held:
         return Severity.broken, "it holds none of this network's"
-    elements = sum(row["elements"] for row in facts["steps"])
-    if sum(row["elements"] for row in missing) > 0.5 * elements:
-        return Severity.note, "most of the network is left out, as when a head is trained"
     if not any(row["training"] for row in missing):
         return Severity.note, "they are in evaluation mode"
+    elements = sum(row["elements"] for row in facts["steps"])
+    most = sum(row["elements"] for row in missing) > 0.5 * elements
+    drawn = any(row["fresh"] for row in missing)
+    if most and not drawn:
+        return Severity.note, "most of a trained network is left out, as when a head is trained"
+    if drawn and not facts["steps"][0]["held"] and facts["steps"][-1]["held"]:
+        return Severity.risk, "the first layers stay as they were drawn"
     return _hole(facts["steps"])
 
 

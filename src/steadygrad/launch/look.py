@@ -6,12 +6,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import steadygrad
 from steadygrad._check import check
 from steadygrad.core.report import Report
 from steadygrad.launch.captured import CannotLook, Captured, UsersError
 
-OURS = str(Path(steadygrad.__path__[0]))
+OURS = Path(steadygrad.__path__[0])
 
 
 def look_at(captured: Captured, *, target: str, seed: int, probes: bool) -> Report:
@@ -22,6 +24,7 @@ def look_at(captured: Captured, *, target: str, seed: int, probes: bool) -> Repo
     facts: dict[str, Any] = {**captured.facts}  # JSON-like, see core.record.Facts
     if captured.blind:
         facts["blind"] = dict(captured.blind)
+    _expect_floats(captured.model)
     try:
         return check(
             captured.model,
@@ -33,17 +36,38 @@ def look_at(captured: Captured, *, target: str, seed: int, probes: bool) -> Repo
             probes=probes,
             facts=facts,
         )
-    except (TypeError, ValueError) as error:
-        if _is_ours(error):
-            raise CannotLook(str(error)) from None
-        raise UsersError from error
     except Exception as error:  # noqa: BLE001 - a forward pass may raise anything
-        if _is_ours(error):
-            raise
-        raise UsersError from error
+        if users_code_raised(error):
+            raise UsersError from error
+        if isinstance(error, (TypeError, ValueError)):
+            raise CannotLook(str(error)) from error
+        raise
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether an exception was raised by a line of ours, and not below a call of the user's."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and frames[-1].filename.startswith(OURS)
+def _expect_floats(model: nn.Module) -> None:
+    kinds = {str(p.dtype).removeprefix("torch.") for p in model.parameters()}
+    if not kinds:
+        raise CannotLook("expected a model with parameters, it has none: nothing can be trained")
+    if not any(p.is_floating_point() or p.is_complex() for p in model.parameters()):
+        raise CannotLook(
+            f"expected floating-point parameters, got {', '.join(sorted(kinds))} only: give the "
+            "model before it was quantised"
+        )
+
+
+def users_code_raised(error: BaseException) -> bool:
+    """Whether an exception came out of the user's forward pass, and not out of a probe.
+
+    The last frame of ours then belongs to the verb or the launcher, which run that pass; frames of
+    a Trace, which stand between any op and its caller, do not count.
+    """
+    frames = [
+        Path(frame.filename)
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.name not in ("__torch_function__", "before", "after")
+    ]
+    ours = [place for place, file in enumerate(frames) if file.is_relative_to(OURS)]
+    if not ours or ours[-1] == len(frames) - 1:
+        return False
+    last = frames[ours[-1]]
+    return last == OURS / "_check.py" or last.parent == OURS / "launch"

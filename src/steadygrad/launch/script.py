@@ -32,6 +32,7 @@ from steadygrad.launch.owners import variables
 from steadygrad.launch.replay import Term, reached
 from steadygrad.launch.tape import Tape, module_calls
 
+CANNOT_LOOK = 2  # exit code, as everywhere in steadygrad
 PATIENCE = 20  # times that a script may swallow the signal before the process is ended from within
 
 Then = Callable[[Captured], int]
@@ -62,8 +63,13 @@ class Session:
         self.refused += 1
         if self.refused > PATIENCE:
             self.heard.tape.refuse = None
-            _leave(self.outcome())
+            _leave(CANNOT_LOOK if self.captured is None else self.then(self.captured))
         raise FirstStep
+
+    @property
+    def ended(self) -> bool:
+        """Whether the first step was reached, whatever came of it."""
+        return self.captured is not None or self.failure is not None
 
     def outcome(self) -> int:
         """Do what was to be done with the captured model, in place of the rest of the script."""
@@ -86,34 +92,38 @@ def run(path: str, arguments: Sequence[str], then: Then) -> int:
     session = Session(path, then, Heard(Tape()))
     with as_main(path, arguments) as module:
         with _listening(session, module):
-            _execute(SourceFileLoader("__main__", path), module, session)
+            _execute(module, session)
         return session.outcome()
 
 
-def _execute(loader: SourceFileLoader, module: types.ModuleType, session: Session) -> None:
+def _execute(module: types.ModuleType, session: Session) -> None:
     try:
-        source = loader.get_data(loader.path)
-        exec(compile(source, loader.path, "exec", dont_inherit=True), vars(module))  # noqa: S102
-    except (FirstStep, KeyboardInterrupt):
-        if session.captured is None and session.failure is None:
-            raise
-    except SystemExit as leaving:
-        if session.captured is None and session.failure is None:
-            raise CannotLook(
-                f"expected {session.path} to step an optimizer, it exited with "
-                f"{_exit_code(leaving)} before its first step: give it the arguments it trains with"
-            ) from None
+        source = Path(session.path).read_bytes()
+        exec(compile(source, module.__file__ or "", "exec", dont_inherit=True), vars(module))  # noqa: S102
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is the user's
-        if session.captured is None and session.failure is None:
-            raise UsersError from error
+        if not session.ended:
+            raise _before_the_step(session, error) from error
+
+
+def _before_the_step(session: Session, error: BaseException) -> BaseException:
+    """Return what is to be raised for a script that ended before its first step."""
+    if isinstance(error, KeyboardInterrupt):
+        return KeyboardInterrupt()
+    if isinstance(error, SystemExit):
+        return CannotLook(
+            f"expected {session.path} to step an optimizer, it exited with {_exit_code(error)} "
+            "before its first step: give it the arguments it trains with"
+        )
+    return UsersError()
 
 
 @contextmanager
 def as_main(path: str, arguments: Sequence[str]) -> Iterator[types.ModuleType]:
     """Make a fresh `__main__` for a script, with its `sys.argv` and `sys.path[0]`, as Python does."""
     module = types.ModuleType("__main__")
-    module.__dict__.update(__file__=path, __cached__=None, __builtins__=__builtins__)
-    module.__loader__ = SourceFileLoader("__main__", path)
+    file = os.path.abspath(path)
+    module.__dict__.update(__file__=file, __cached__=None, __builtins__=__builtins__)
+    module.__loader__ = SourceFileLoader("__main__", file)
     before = sys.modules["__main__"], sys.argv, list(sys.path)
     sys.modules["__main__"], sys.argv = module, [path, *arguments]
     sys.path[:1] = [str(Path(path).resolve().parent)]
@@ -178,9 +188,11 @@ def _backward_heard(session: Session) -> Iterator[None]:
     backward = torch.autograd.backward
 
     def heard(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if session.heard.tape.is_home():
-            _note_backward(session, tensors, grad_tensors)
-        return backward(tensors, grad_tensors, *args, **kwargs)
+        if not session.heard.tape.is_home():
+            return backward(tensors, grad_tensors, *args, **kwargs)
+        _note_backward(session, tensors, grad_tensors)
+        with session.heard.tape.paused():
+            return backward(tensors, grad_tensors, *args, **kwargs)
 
     torch.autograd.backward = heard  # put back below
     try:
@@ -218,7 +230,8 @@ def _scaler_heard(session: Session, module: types.ModuleType) -> Iterator[None]:
     def heard_scale(self: torch.amp.GradScaler, outputs: Any) -> Any:
         scaled = scale(self, outputs)
         if isinstance(outputs, Tensor) and scaled is not outputs:
-            session.unscaled[:] = [(weakref.ref(scaled), outputs)]
+            alive = [pair for pair in session.unscaled if pair[0]() is not None]
+            session.unscaled = [*alive, (weakref.ref(scaled), outputs)]
         return scaled
 
     def heard_step(

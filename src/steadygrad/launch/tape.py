@@ -116,6 +116,15 @@ class Tape(TorchFunctionMode):
         """Whether calls are noted here: at home, outside of other calls, with gradients on."""
         return not self._inside and torch.is_grad_enabled() and self.is_home()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Note nothing inside the block (what a backward pass recomputes)."""
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
     def note(
         self,
         run: Callable[..., Any],

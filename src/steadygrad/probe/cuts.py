@@ -21,6 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from steadygrad.probe.trace import users_line
 from steadygrad.probe.tree import Tree, tensors
 
+FLAT = ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "heaviside")  # their slope is zero
 LEAVING = ("numpy", "__array__", "tolist")  # after these torch cannot follow
 
 
@@ -80,7 +81,8 @@ class Cuts(TorchFunctionMode):
 
     def _pass_on(self, func: Callable[..., Any], given: list[Tensor], out: list[Tensor]) -> None:
         behind = self._mask(given)
-        if out and not any(one.requires_grad for one in out):
+        flat = getattr(func, "__name__", "").rstrip("_") in FLAT
+        if out and (flat or not any(one.requires_grad for one in out)):
             fresh = self._live(given)
             if fresh:
                 self._note(_op_name(func), fresh)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from steadygrad.probe.rerun import calling, rerun
@@ -47,13 +48,14 @@ class Origin:
 
     how: How
     op: str
+    inner: str
     module: str | None
     line: tuple[str, int]
     result: str
     index: tuple[int, ...] = ()
     values: dict[str, str] = field(default_factory=dict)
     dtype: str = ""
-    fixed: bool = False
+    fixed: tuple[bool, ...] = ()
     all_masked: bool = False
     parent: Origin | None = None
 
@@ -62,32 +64,52 @@ class Origin:
         overflow = self.dtype in ("float16", "bfloat16") and self.result != "nan"
         return {
             "op": self.op,
+            "inner": self.inner,
             "module": self.module,
             "line": list(self.line),
             "result": self.result,
             "index": list(self.index),
             "values": self.values,
             "dtype": self.dtype,
-            "fixed": self.fixed,
+            "fixed": list(self.fixed),
             "all_masked": self.all_masked,
-            "overflow": overflow and not POLES.match(self.op),
+            "overflow": overflow and not POLES.match(self.inner),
         }
 
 
 def first_forward(subject: Subject) -> dict[str, Any]:
     """Return the first op that broke what the pass returns; {} when nobody is to blame."""
     with ExitStack() as stack:
-        search = Search(stack.enter_context(calling(subject.model)))
+        names = stack.enter_context(Names())
+        search = Search(stack.enter_context(calling(subject.model)), names)
         result = rerun(subject, search)
         return search.culprit(result)
+
+
+class Names(TorchFunctionMode):
+    """Keep the name of the function of torch that the user's code is calling."""
+
+    current = ""
+
+    def __torch_function__(
+        self,
+        func: Any,  # a function of torch
+        types: Any,  # torch's own signature
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # whatever func returns
+        """Note the name and run the function."""
+        self.current = getattr(func, "__name__", str(func))
+        return func(*args, **(kwargs or {}))
 
 
 class Search(TorchDispatchMode):
     """Note the origin of each broken storage; `running` are the names of the running modules."""
 
-    def __init__(self, running: list[str]) -> None:
+    def __init__(self, running: list[str], names: Names) -> None:
         super().__init__()
         self.running = running
+        self.names = names
         self.history: list[Origin] = []
         self._origins: dict[int, tuple[Tensor, Origin]] = {}  # by address; the tensor keeps it taken
 
@@ -132,7 +154,7 @@ class Search(TorchDispatchMode):
         known = self._origins.get(tensor.untyped_storage().data_ptr())
         if known is not None:
             return known[1]
-        return Origin("given", "", None, ("", 0), _result(tensor)[0])
+        return Origin("given", "", "", None, ("", 0), _result(tensor)[0])
 
     def _made(
         self,
@@ -149,10 +171,11 @@ class Search(TorchDispatchMode):
         if broken and result != "nan":
             return min(broken, key=lambda one: one.how != "born")
         how: How = "nan" if broken else "fill" if _asked_for(name, out) else "born"
-        origin = Origin(how, name, self.running[-1] if self.running else None, users_line(), result)
+        module = self.running[-1] if self.running else None
+        origin = Origin(how, self.names.current, name, module, users_line(), result)
         origin.index, origin.dtype = index, str(out.dtype).removeprefix("torch.")
         origin.values = _values(func, name, given, out, index)
-        origin.fixed = not any(t.requires_grad for t in given)
+        origin.fixed = tuple(not t.requires_grad for t in given)
         origin.parent = min(broken, key=lambda one: one.how != "born") if broken else None
         origin.all_masked = how == "nan" and _all_masked(name, given, index)
         self.history.append(origin)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -85,7 +85,7 @@ def flow(subject: Subject) -> Readings:
     readings = Readings()
     readings.rows += _unit_rows(subject, units)
     readings.rows += _op_rows(subject, graph, local)
-    readings.rows += [_weight_row(subject, graph, one) for one in weights]
+    readings.rows += [_weight_row(subject, graph, one, local) for one in weights]
     readings.facts["flow"] = _totals(subject, graph, segments, units, weights)
     return readings
 
@@ -96,6 +96,8 @@ def _graph(subject: Subject) -> tuple[Graph, list[WeightOp]] | str:
     root = subject.outputs[0].grad_fn
     if root is None:
         return "the output is an input: nothing was computed"
+    if log10_norm(subject.outputs[0].detach()) == math.inf:
+        return "the output is not finite"
     trace = subject.trace
     sources = trace.inputs + trace.entries
     graph = data_graph(root, [sink_node(t) for t in trace.inputs])
@@ -194,12 +196,17 @@ def _renormalised_backward(
     if gradient is not None:
         arrived[graph.sink] = log10_norm(gradient)
     for segment, after in zip(segments, graph.trunk[1:], strict=True):
-        segment.gain = arrived.get(after, -math.inf) - sent.get(segment.node, math.nan)
+        segment.gain = _difference(arrived.get(after, -math.inf), sent.get(segment.node, math.nan))
         if segment.node in single:
             local[segment.node] = segment.gain
     for one in weights:
         one.gain = local.get(one.node, math.nan)
     return local
+
+
+def _difference(after: float, before: float) -> float:
+    """Gain in decades; not read where no gradient arrived."""
+    return after - before if math.isfinite(before) else math.nan
 
 
 def _has_gain(node: Node) -> bool:
@@ -255,9 +262,9 @@ def _measure(node: Node, data: Sequence[int], local: dict[Node, float]) -> Calla
     return hook
 
 
-def _joint(logs: object) -> float:
+def _joint(logs: Iterable[float]) -> float:
     """log10 of the joint L2 norm of parts given by their log10 norms."""
-    parts = list(logs)  # type: ignore[call-overload] # any iterable of floats
+    parts = list(logs)
     top = max(parts, default=-math.inf)
     if not math.isfinite(top):
         return float(top)
@@ -313,8 +320,9 @@ def _kind(subject: Subject, head: Segment) -> str:
 def _unit_row(subject: Subject, unit: list[Segment], entering: float) -> dict[str, float]:
     row = {f"gain_{role}": 0.0 for role in ROLES}
     for segment in unit:
-        row[f"gain_{segment.role}"] += segment.gain
-    row["gain"] = sum(segment.gain for segment in unit)
+        row[f"gain_{segment.role}"] += 0.0 if math.isnan(segment.gain) else segment.gain
+    read = [segment.gain for segment in unit if not math.isnan(segment.gain)]
+    row["gain"] = sum(read) if read else math.nan
     row["joins"] = float(any(segment.joins for segment in unit))
     op = subject.trace.ops.get(unit[-1].node)
     row |= {"log_rms": op.log_rms, "spread": op.spread, "zeros": op.zeros} if op else {}
@@ -395,11 +403,8 @@ def _op_rows(
         row = {"op_gain": local[node]}
         if op is not None:
             row |= {"op_zeros": op.zeros, "op_zeros_before": op.zeros_before}
-            row |= {"op_spread": op.spread, "op_rms": op.log_rms}
-        if ACTIVATION.search(node.name()):
-            module = trace.calls[call].module if call >= 0 else None
-            known = nominal_gain(module, op.name if op else "")
-            row["op_nominal"] = 0.5 * _log(known.slope) if known else math.nan
+            row |= {"op_spread": op.spread, "op_rms": op.log_rms, "op_dead": op.dead}
+        row["op_nominal"] = _nominal(subject, node)
         kind = node.name().removesuffix("Backward0")
         rows.append((Site(trace.name_of(call), "output", _order(subject, node), kind), row))
     return rows
@@ -411,35 +416,61 @@ def _order(subject: Subject, node: Node) -> int:
     return op.order if op else -1
 
 
-def _weight_row(subject: Subject, graph: Graph, one: WeightOp) -> tuple[Site, dict[str, float]]:
+def _weight_row(
+    subject: Subject, graph: Graph, one: WeightOp, local: dict[Node, float]
+) -> tuple[Site, dict[str, float]]:
     """Read a weight op: its scale by itself, and what it did to the signal and to the gradient."""
     fan_in = _fan_in(one)
     weight = one.weight.detach()
     log_rms = log10_norm(weight) - 0.5 * math.log10(weight.numel())
     row = {"weight_gain": log_rms + 0.5 * math.log10(max(fan_in, 1)), "weight_back": one.gain}
-    trace = subject.trace
-    before = [trace.ops[s] for s in one.op.sources if s in trace.ops] if one.op else []
-    if one.op:
-        row |= {"weight_out": one.op.log_rms, "weight_spread": one.op.spread}
-    if before:
-        row["weight_in"] = before[0].log_rms
-        row["weight_in_spread"] = before[0].spread
-        if one.bias is not None:
-            bias = one.bias.detach()
-            log_bias = log10_norm(bias) - 0.5 * math.log10(bias.numel())
-            row["bias_ratio"] = log_bias - (row["weight_gain"] + before[0].log_rms)
+    row |= _passage(subject, one, row["weight_gain"], fan_in)
+    row |= _what_follows(subject, graph, one, local)
     row["width"] = float(_width(one))
-    row["normed"] = float(_normed(graph, one.node))
-    after = [trace.ops[node].zeros for node in graph.consumers(one.node) if node in trace.ops]
-    row["feeds_zeros"] = max(after, default=0.0)
     kind = one.node.name().removesuffix("Backward0")
-    site = Site(one.module, "weight", _order(subject, one.node), kind, fan_in)
-    return site, row
+    return Site(one.module, "weight", _order(subject, one.node), kind, fan_in), row
 
 
-def _normed(graph: Graph, node: Node) -> bool:
-    """Whether a norm takes in what this op puts out, views and shifts apart."""
-    return any(NORM.search(parent.name()) for parent in graph.consumers(node))
+def _passage(subject: Subject, one: WeightOp, gain: float, fan_in: int) -> dict[str, float]:
+    """Signal before and behind a weight op, and the typical bias against the signal it meets."""
+    if one.op is None:
+        return {}
+    row = {"weight_out": one.op.log_rms, "weight_spread": one.op.spread}
+    before = [subject.trace.ops[s] for s in one.op.sources if s in subject.trace.ops]
+    if before:
+        row |= {"weight_in": before[0].log_rms, "weight_in_spread": before[0].spread}
+    if before and one.bias is not None:
+        typical = _log(float(one.bias.detach().abs().median()))
+        row["bias_ratio"] = typical - (gain + before[0].log_rms)
+        row["bias_size"] = typical + 0.5 * math.log10(max(fan_in, 1))
+    return row
+
+
+def _what_follows(
+    subject: Subject, graph: Graph, one: WeightOp, local: dict[Node, float]
+) -> dict[str, float]:
+    """Read what takes in a weight op's output: a norm, an activation that is dead or flat, nothing."""
+    ops = subject.trace.ops
+    after = graph.consumers(one.node)
+    zeros = [ops[node].zeros for node in after if node in ops]
+    flat = [local[n] - _nominal(subject, n) for n in after if n in local and _has_gain(n)]
+    read = [value for value in flat if not math.isnan(value)]
+    return {
+        "normed": float(any(NORM.search(node.name()) for node in after)),
+        "last": float(not any(node in ops for node in after)),
+        "feeds_zeros": max(zeros, default=0.0),
+        "feeds_passes": min(read, default=0.0),
+    }
+
+
+def _nominal(subject: Subject, node: Node) -> float:
+    """log10 of the factor an activation passes of the gradient under N(0, 1); NaN: unknown."""
+    if not ACTIVATION.search(node.name()):
+        return math.nan
+    call, op = subject.trace.call_of(node), subject.trace.ops.get(node)
+    module = subject.trace.calls[call].module if call >= 0 else None
+    known = nominal_gain(module, op.name if op else "")
+    return 0.5 * _log(known.slope) if known else math.nan
 
 
 def _width(one: WeightOp) -> int:
@@ -464,7 +495,7 @@ def _totals(
     units: list[list[Segment]],
     weights: Sequence[WeightOp],
 ) -> dict[str, object]:
-    total = sum(segment.gain for segment in segments)
+    total = _sum(segment.gain for segment in segments)
     pooled = sum(s.gain for s in segments if s.role == "pool" and math.isfinite(s.gain))
     out = subject.outputs[0].detach()
     log_out = log10_norm(out)
@@ -483,8 +514,13 @@ def _totals(
         "widths": [_width(one) for segment in segments for one in segment.weights[:1]],
         "trunk": len(graph.trunk),
         "weights": len(weights),
-        **{role: sum(s.gain for s in segments if s.role == role) for role in ROLES},
+        **{role: _sum(s.gain for s in segments if s.role == role) for role in ROLES},
     }
+
+
+def _sum(gains: Iterable[float]) -> float:
+    """Sum of the gains that were read; behind a broken gradient nothing was."""
+    return sum(gain for gain in gains if not math.isnan(gain))
 
 
 def _source_reading(subject: Subject, graph: Graph) -> tuple[float, float]:

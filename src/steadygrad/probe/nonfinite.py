@@ -44,6 +44,7 @@ def first_nonfinite(subject: Subject) -> Readings:
         "nan_outputs": any(_nan(t) for one in subject.trace.results for t in tensors(one)),
         "loss": None if subject.loss_value is None else _broken(subject.loss_value),
         "gradients": [],
+        "no_gradient": False,
         "forward": {},
         "backward": {},
     }
@@ -53,8 +54,16 @@ def first_nonfinite(subject: Subject) -> Readings:
     readings.facts["below_eps"] = _below_eps(subject.trace)
     _read_gradients(subject, facts, readings)
     if facts["nan_outputs"] or facts["loss"] or (facts["loss"] is None and facts["outputs"]):
-        facts["forward"] = first_forward(subject)
+        facts["forward"] = _forward(subject)
     return readings
+
+
+def _forward(subject: Subject) -> dict[str, Any]:
+    """The first guilty op of the forward pass, with the layer that feeds it."""
+    found, trace = first_forward(subject), subject.trace
+    broken = (n for n, op in trace.ops.items() if op.log_norm == math.inf)
+    same = [n for n in broken if found and trace.ops[n].name == found["op"]]
+    return {**found, "feeder": feeder(trace, same[0])} if same else found
 
 
 def given(subject: Subject) -> Iterator[tuple[str, Tensor]]:
@@ -90,12 +99,13 @@ def _read_gradients(subject: Subject, facts: dict[str, Any], readings: Readings)
         found = dict(zip(named, pull(), strict=True))
     logs = {name: log10_norm(_dense(g)) for name, g in found.items() if g is not None}
     facts["gradients"] = [name for name, size in logs.items() if size == math.inf]
+    facts["no_gradient"] = bool(logs) and all(size == -math.inf for size in logs.values())
     readings.facts["norm_overflow"] = _overflowing(named, logs)
     readings.facts["singular"] = singular
     if facts["gradients"] and not facts["loss"]:
         facts["backward"] = first_backward(subject.trace, root.grad_fn, pull)
         if facts["backward"].get("broken_before"):
-            facts["forward"] = first_forward(subject)
+            facts["forward"] = _forward(subject)
 
 
 def _root(subject: Subject) -> Tensor | None:
@@ -189,7 +199,7 @@ def _vanishes(under: Tensor | None, over: Tensor) -> bool:
     if under is None:
         return False
     at = over.abs() <= 1.001 * over.abs().min()
-    return bool((under.abs().expand_as(over)[at] <= over.abs()[at]).all())
+    return bool(((under.abs() <= over.abs()) | ~at).all())
 
 
 def _rows(gradient: Tensor) -> list[int]:
@@ -230,7 +240,7 @@ def _half(trace: Trace) -> list[dict[str, Any]]:
             row = {"module": name, "op": op.name, "share": share, "peak": op.peak}
             row |= {"dtype": str(op.dtype).removeprefix("torch."), "limit": limit}
             shares[name] = row | {"outside": op.call < 0, "line": list(op.line)}
-    return sorted(shares.values(), key=lambda row: -row["share"])[:5]
+    return sorted(shares.values(), key=lambda row: (-row["share"], row["module"] == ""))[:5]
 
 
 def _exponentials(trace: Trace) -> list[dict[str, Any]]:
@@ -238,10 +248,10 @@ def _exponentials(trace: Trace) -> list[dict[str, Any]]:
     found = []
     for node, op in trace.ops.items():
         if op.name in ("exp", "exp_", "expm1", "exp2", "cosh", "sinh") and not op.numel == 0:
-            row = {"op": op.name, "log_rms": op.log_rms, "line": list(op.line)}
+            row = {"op": op.name, "log_norm": op.log_norm, "line": list(op.line)}
             row |= {"module": trace.name_of(op.call) if op.call >= 0 else None}
             found.append(row | {"feeder": feeder(trace, node), "before": _log_rms(trace, op)})
-    return sorted(found, key=lambda row: -row["log_rms"])[:3]
+    return sorted(found, key=lambda row: -row["log_norm"])[:3]
 
 
 def _log_rms(trace: Trace, op: Op) -> float | None:

@@ -52,7 +52,8 @@ class Op:
     """What one op put out. `log_norm` is log10 of the L2 norm (inf: broken, -inf: all zero).
 
     `spread` is |h[1:] - h[:-1]| / (sqrt(2) |h|): 1 for unrelated samples, 0 when all look alike;
-    `zeros` the share of exact zeros; `peak` the largest magnitude (NaN unless the dtype is half).
+    `zeros` the share of exact zeros; `dead` the share of units that no sample switched on (relu
+    kin only, else NaN); `peak` the largest magnitude (NaN unless the dtype is half).
     """
 
     order: int
@@ -67,6 +68,7 @@ class Op:
     zeros: float
     peak: float
     zeros_before: float
+    dead: float
     sources: tuple[Node, ...]
 
     @property
@@ -128,6 +130,7 @@ class Trace(TorchFunctionMode):
                 users_line(),
                 *_readings(out.detach()),
                 zeros_before=known[0].zeros if known else math.nan,
+                dead=_dead(out.detach()) if _is_relu(func) else math.nan,
                 sources=sources,
             )
 
@@ -256,6 +259,18 @@ def _readings(
     rows = thin(out)
     zeros = float((rows == 0).sum()) / rows.numel()
     return log_norm, out.numel(), shape, out.dtype, spread(rows), zeros, _peak(out)
+
+
+def _is_relu(func: Callable[..., Any]) -> bool:
+    return getattr(func, "__name__", "").rstrip("_") in ("relu", "relu6", "threshold", "hardtanh")
+
+
+def _dead(out: Tensor) -> float:
+    """Share of units (channels of images, last axis otherwise) that are zero throughout."""
+    if out.dim() < 2:
+        return math.nan
+    axes = [axis for axis in range(out.dim()) if axis != (1 if out.dim() > 3 else out.dim() - 1)]
+    return float((out.abs().amax(axes) == 0).double().mean())
 
 
 def log10_norm(tensor: Tensor) -> float:

@@ -164,6 +164,8 @@ def _looked(subject: Subject, arm: Arm, budget: float) -> Readings:
         **_settings(subject),
     }
     rows, facts["moved"] = _moves(arm, before)
+    if facts["half"] and facts["moved"] < 1:
+        facts["moved_later"] = _moved_later(arm, before)
     facts["largest_ratio"] = max((row["update_ratio"] for _, row in rows), default=math.nan)
     readings = Readings(rows, {"update": facts})
     _try(subject, readings, Clock(seconds, budget))
@@ -224,6 +226,14 @@ def _moves(
     return rows, moved / wanted if wanted else math.nan
 
 
+def _moved_later(arm: Arm, before: dict[str, Tensor], *, steps: int = 4) -> float:
+    """Share moved after some more steps: summation that carries the rounding needs a few."""
+    for _ in range(steps):
+        arm.gradients()
+        arm.step(1.0)
+    return _moves(arm, before)[1]
+
+
 def _dense(grad: Tensor) -> Tensor:
     return grad.to_dense() if grad.layout is not torch.strided else grad
 
@@ -267,13 +277,13 @@ def _number(loss: Tensor | None) -> float:
 def trial(subject: Subject, steps: int, facts: dict[str, Any]) -> dict[str, Any]:
     """Losses of the arms, by name: `lr`, and where it fails `lr/10`, `lr/100`, `warm-up`.
 
-    An arm that comes down again gets twice the steps more: large steps may find a flatter place
-    (the catapult of Lewkowycz 2020). Where no weight moves by 1e-7 of itself, another arm takes a
-    power of ten times the lr, so that weights move by about 1e-3.
+    An arm that fails gets twice the steps more before the others are tried: large steps may find a
+    flatter place first (the catapult of Lewkowycz 2020). Where no weight moves by 1e-7 of itself,
+    another arm takes a power of ten times the lr, so that weights move by about 1e-3.
     """
     mine = Arm(subject)
     losses = mine.descend(steps, lambda _: 1.0)
-    if rises(losses) and math.isfinite(losses[-1]) and losses[-1] < 0.5 * max(losses):
+    if fails(losses, facts) and all(map(math.isfinite, losses)):
         losses = losses[:-1] + mine.descend(2 * steps, lambda _: 1.0)
     arms = {"lr": losses}
     for name, factor in _other_arms(losses, facts, steps).items():
@@ -282,7 +292,7 @@ def trial(subject: Subject, steps: int, facts: dict[str, Any]) -> dict[str, Any]
 
 
 def _other_arms(losses: list[float], facts: dict[str, Any], steps: int) -> dict[str, Factor]:
-    if rises(losses) or (stays(losses) and (facts["relative_change"] > 1 or leaps(losses))):
+    if fails(losses, facts):
         rise = 0.7 * steps
         return {
             "lr/10": lambda _: 0.1,
@@ -293,6 +303,11 @@ def _other_arms(losses: list[float], facts: dict[str, Any], steps: int) -> dict[
         more = 10.0 ** round(math.log10(1e-3 / facts["largest_ratio"]))
         return {f"lr*{more:.0e}": lambda _: more}
     return {}
+
+
+def fails(losses: list[float], facts: dict[str, Any]) -> bool:
+    """Whether a loss rose, or stayed although the first step or a leap changed a lot."""
+    return rises(losses) or (stays(losses) and (facts["relative_change"] > 1 or leaps(losses)))
 
 
 def rises(losses: list[float], *, least: float = 0.01) -> bool:

@@ -7,17 +7,20 @@ checkpoint hides parameters from the graph), and one tracked forward pass finds 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from steadygrad.probe.cuts import Cuts, follow
 from steadygrad.probe.graph import reachable
 from steadygrad.probe.subject import Readings, Subject
 from steadygrad.probe.tree import tensors
 
+FLAT = re.compile(r"(Round|Floor|Ceil|Trunc|Sign|Sgn|Heaviside)Backward")  # their slope is zero
 PRIVATE = ("_parameters", "_modules", "_buffers")  # where nn.Module keeps what is registered
 
 
@@ -53,11 +56,21 @@ def leaves_below(roots: list[Tensor]) -> dict[int, Tensor]:
     """Tensors in which autograd would accumulate a gradient from these roots, by id."""
     found = {id(root): root for root in roots if root.is_leaf and root.requires_grad}
     for root in roots:
-        for node in reachable(root.grad_fn) if root.grad_fn is not None else ():
+        for node in _sloping(root) if root.grad_fn is not None else ():
             variable = getattr(node, "variable", None)
             if variable is not None:
                 found[id(variable)] = variable
     return found
+
+
+def _sloping(root: Tensor) -> list[Node]:
+    """Nodes that a gradient gets to: not those that stand behind nothing but ops of slope zero."""
+    order = [] if root.grad_fn is None else reachable(root.grad_fn)
+    alive = {root.grad_fn}
+    for node in reversed(order):
+        if node in alive and not FLAT.match(node.name()):
+            alive |= {child for child, _ in node.next_functions}
+    return [node for node in order if node in alive]
 
 
 def _roots(subject: Subject) -> list[Tensor]:
@@ -93,8 +106,11 @@ def _confirmed(subject: Subject, missed: list[str]) -> list[str]:
     finally:
         for one, grad in kept:
             one.grad = grad
-    found = {name for name, one in model.named_parameters() if one.grad is not None}
-    return [name for name in missed if name not in found]
+    return [name for name in missed if not _got(model.get_parameter(name).grad)]
+
+
+def _got(grad: Tensor | None) -> bool:
+    return grad is not None and (grad.layout is not torch.strided or bool(grad.any()))
 
 
 def _unreached(subject: Subject, missed: list[str]) -> list[dict[str, Any]]:
@@ -185,10 +201,10 @@ def _inside(value: Any, path: str, training: bool, depth: int = 3) -> Iterator[A
         yield path, value, training
     elif depth and isinstance(value, dict):
         for key, one in value.items():
-            yield from _inside(one, f"{path}[{key!r}]", training, depth - 1)
+            yield from _inside(one, f"{path}.{key}", training, depth - 1)
     elif depth and isinstance(value, (list, tuple, set)):
         for place, one in enumerate(value):
-            yield from _inside(one, f"{path}[{place}]", training, depth - 1)
+            yield from _inside(one, f"{path}.{place}", training, depth - 1)
 
 
 # --- Who steps what ----------------------------------------------------------------------------
@@ -217,9 +233,24 @@ def _held(subject: Subject, reached: list[str]) -> dict[str, Any]:
         row["held"] += id(one) in ids
         row["elements"] += one.numel()
         row["training"] = subject.model.get_submodule(owner).training
+        row["fresh"] = row.get("fresh", False) or (id(one) not in ids and fresh(one))
     order = _forward_order(subject)
     steps = sorted(rows.values(), key=lambda row: order.get(row["name"], len(order)))
     return {"steps": steps, "foreign": [list(one.shape) for one in _foreign(subject, stepped)]}
+
+
+def fresh(weight: Tensor, *, least: int = 256) -> bool:
+    """Whether a matrix looks newly drawn: its kurtosis is that of a uniform or a normal law.
+
+    1.8 and 3, within 0.25 (truncated normal: 2.8); trained weights have heavier tails. Of a matrix
+    with fewer than `least` elements nothing is said. A heuristic, chosen by us.
+    """
+    if weight.dim() < 2 or weight.numel() < least:
+        return False
+    w = weight.detach().double()
+    size = float(w.square().mean())
+    kurtosis = float(w.pow(4).mean()) / size**2 if size else 0.0
+    return abs(kurtosis - 1.8) < 0.25 or abs(kurtosis - 3.0) < 0.25
 
 
 def _forward_order(subject: Subject) -> dict[str, int]:

@@ -50,7 +50,7 @@ class Axis:
         for step in (size * 10**power for power in range(9) for size in (1, 2, 3, 5)):
             marks = range(math.ceil(self.low / step) * step, self.high + 1, step)
             longest = max(len(label(mark)) for mark in marks)
-            if self.cell(self.low + step) >= longest + 2:
+            if self.cell(self.low + step) >= longest + 3:
                 return list(marks)
         return [0]
 
@@ -215,15 +215,18 @@ def factor(gain: float, glyphs: Glyphs) -> str:
         return ""
     if math.isinf(gain):
         return "broken" if gain > 0 else f"{glyphs.times}0"
-    return f"{glyphs.times}{10**gain:.2g}" if abs(gain) < 3 else f"{glyphs.times}1e{gain:+.0f}"
+    if abs(gain) >= 2:
+        return f"{glyphs.times}1e{gain:+.1f}"
+    size = 10.0**gain
+    return f"{glyphs.times}{size:.2f}" if 0.1 <= size < 10 else f"{glyphs.times}{size:.2g}"
 
 
 def _legend(rows: Sequence[Row], width: int, glyphs: Glyphs) -> list[Text]:
     level = f"{glyphs.level} 1, the healthy level"
-    worst = max((row.mark for row in rows if row.mark is not None), default=None)
-    if worst is None:
+    worst_first = sorted({row.mark for row in rows if row.mark is not None}, reverse=True)
+    if not worst_first:
         return [Text(f"  {level}", "dim")]
-    named = f"{glyphs.severity[worst]} named above"
+    named = f"{' '.join(glyphs.severity[one] for one in worst_first)} named above"
     one = f"  {level}   {named}"
     lines = [one] if cell_len(one) <= width else [f"  {level}", f"  {named}"]
     return [Text(line, "dim") for line in lines]

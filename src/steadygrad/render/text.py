@@ -20,6 +20,7 @@ from steadygrad.render.profile import STYLES, profile
 from steadygrad.render.words import ASCII, UNICODE, Glyphs, clean, cut, evidence, marks, place
 
 NARROW = 56  # cells below which labels stand above what they name
+MEASURE = 100  # cells of a line of words at most: longer ones are hard to follow
 LABEL = 12  # cells of the column of labels
 
 
@@ -30,11 +31,38 @@ class Page:
     width: int
     glyphs: Glyphs
 
+    @property
+    def narrow(self) -> bool:
+        """Whether labels stand above what they name."""
+        return self.width < NARROW
+
+    @property
+    def indent(self) -> int:
+        """Cells before the lines of a labelled part."""
+        return 4 if self.narrow else 2 + LABEL
+
+    @property
+    def room(self) -> int:
+        """Cells of the lines of a labelled part."""
+        return min(self.width, MEASURE) - self.indent
+
     def wrapped(self, words: str, indent: int) -> list[str]:
         """Break words into lines that fit beside an indent; one word alone may be broken."""
         console = Console(file=io.StringIO(), width=self.width)
-        lines = Text(words).wrap(console, max(self.width - indent, 10))
+        lines = Text(words).wrap(console, min(self.width, MEASURE) - indent)
         return [line.plain.rstrip() for line in lines]
+
+    def joined(self, items: Iterable[str]) -> list[str]:
+        """Fill the lines of a labelled part with short items, none of them broken."""
+        sign = f" {self.glyphs.between} "
+        lines: list[str] = []
+        for item in items:
+            longer = f"{lines[-1]}{sign}{item}" if lines else item
+            if lines and cell_len(longer) <= self.room:
+                lines[-1] = longer
+            else:
+                lines += self.wrapped(item, self.indent)
+        return lines
 
     def clean(self, words: str) -> str:
         """Make what came from the user's program harmless."""
@@ -100,7 +128,8 @@ def _judgement(report: Report, glyphs: Glyphs) -> tuple[str, str, str]:
         return words, glyphs.severity[report.worst], STYLES[report.worst]
     if report.verdict == "blind":
         return "blind: nothing could be looked at", "?", "yellow"
-    return f"healthy{f', {_plural(notes, "note")}' if notes else ''}", glyphs.healthy, "green"
+    words = f"healthy, {_plural(notes, 'note')}" if notes else "healthy"
+    return words, glyphs.healthy, "green"
 
 
 def _counted(alarms: Sequence[Finding]) -> Iterable[str]:
@@ -130,14 +159,13 @@ def _cause(found: Finding, report: Report, page: Page) -> Iterable[Text]:
     yield from _title(found, report, page)
     yield from _indented(page.wrapped(page.clean(found.says), 2), 2)
     yield Text()
-    between = f" {page.glyphs.between} "
-    quantities = between.join(one.replace(" ", "\u00a0") for one in evidence(found, page.glyphs))
-    yield from _labelled("evidence", [quantities] if quantities else [], page)
-    symptoms = [one for one in report.folded if found.code in one.because]
-    yield from _labelled("explains", [_symptom(one, page) for one in symptoms], page, cut_off=True)
-    yield from _labelled("ruled out", [page.clean(one) for one in found.ruled_out], page)
-    for advice in found.try_next:
-        yield from _advice(advice, page)
+    yield from _labelled("evidence", page.joined(evidence(found, page.glyphs)), page)
+    symptoms = [_symptom(one, page) for one in report.folded if found.code in one.because]
+    yield from _labelled("explains", [cut(one, page.room, page.glyphs) for one in symptoms], page)
+    reasons = (page.wrapped(page.clean(one), page.indent) for one in found.ruled_out)
+    yield from _labelled("ruled out", list(chain(*reasons)), page)
+    for number, advice in enumerate(found.try_next):
+        yield from _advice("or" if number else "try", advice, page)
 
 
 def _title(found: Finding, report: Report, page: Page) -> Iterable[Text]:
@@ -155,31 +183,19 @@ def _symptom(found: Finding, page: Page) -> str:
     return f"{found.code} {page.clean(found.name)}: {page.clean(found.says)}"
 
 
-def _labelled(
-    label: str, items: Sequence[str], page: Page, *, cut_off: bool = False
-) -> Iterable[Text]:
-    """Put a label before items, or above them where the page is narrow."""
-    if not items:
-        return
-    narrow = page.width < NARROW
-    indent = 4 if narrow else 2 + LABEL
-    room = page.width - indent
-    lines = [
-        line
-        for item in items
-        for line in ([cut(item, room, page.glyphs)] if cut_off else page.wrapped(item, indent))
-    ]
-    if narrow:
+def _labelled(label: str, lines: Sequence[str], page: Page) -> Iterable[Text]:
+    """Put a label before lines, or above them where the page is narrow."""
+    if lines and page.narrow:
         yield Text(f"  {label}", "dim")
-        yield from _indented(lines, indent)
+        yield from _indented(lines, page.indent)
         return
     for number, line in enumerate(lines):
         yield Text(f"  {'' if number else label:<{LABEL}}", "dim").append(line, "not dim")
 
 
-def _advice(advice: Advice, page: Page) -> Iterable[Text]:
+def _advice(label: str, advice: Advice, page: Page) -> Iterable[Text]:
     """Show a remedy and its lines of code, ready to paste."""
-    yield from _labelled("try", [page.clean(advice.remedy)], page)
+    yield from _labelled(label, [page.clean(advice.remedy)], page)
     for line in broken(advice.patch, page.width - 4):
         yield Text(f"    {page.clean(line)}", "cyan")
 
@@ -210,8 +226,8 @@ def _profile(report: Report, page: Page) -> Iterable[Text]:
 def _unseen(report: Report, page: Page) -> Iterable[Text]:
     ranked = sorted(report.blind, key=attrgetter("why", "code"))
     for why, group in groupby(ranked, key=attrgetter("why")):
-        names = ", ".join(f"{one.code} {one.name}".replace(" ", "\u00a0") for one in group)
-        first, *rest = page.wrapped(page.clean(f"not seen, {why}: ") + names, 2)
+        names = ", ".join(f"{one.code} {one.name}" for one in group)
+        first, *rest = page.wrapped(page.clean(f"not seen, {why}: {names}"), 2)
         yield Text(f"? {first}", "dim")
         yield from _indented(rest, 2, "dim")
 

@@ -1,0 +1,375 @@
+"""Read the losses of a pass: what each was given, and whether its gradient reaches the outputs.
+
+The pass is run once more, without a graph of its own to keep, under a listener that notes the calls
+of torch's loss functions and squares of differences written by hand outside the model.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from steadygrad.probe.feeder import feeder
+from steadygrad.probe.rerun import calling, rerun
+from steadygrad.probe.subject import Readings, Subject
+from steadygrad.probe.trace import SAMPLED, Trace, log10_norm, spread, thin, users_line
+from steadygrad.probe.tree import is_signal
+
+CLASSES = ("cross_entropy", "nll_loss")
+BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
+SQUARED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "squared difference")
+LOSSES = (*CLASSES, *BINARY, *SQUARED[:-1], "kl_div", "ctc_loss", "poisson_nll_loss")
+LOSSES += ("gaussian_nll_loss", "soft_margin_loss", "multilabel_soft_margin_loss")
+SQUARES = ("pow", "__pow__", "square", "abs", "mul", "__mul__")
+VIEWS = re.compile(
+    r"^(T|View|UnsafeView|Reshape|Transpose|Permute|Squeeze|Unsqueeze|Clone|ToCopy|Alias|Slice|"
+    r"Select|Expand|Flatten|AsStrided|Movedim)Backward"
+)
+
+
+@dataclass(slots=True)
+class Heard:
+    """One call of a loss: its arguments by name, and what it returned."""
+
+    name: str
+    arguments: dict[str, Any]  # of a function of torch
+    out: Tensor
+    module: str | None
+    line: tuple[str, int]
+    divided: bool = False
+
+
+def loss(subject: Subject) -> Readings:
+    """Read the fact `losses`, one entry per call of a loss, and `loss`, what it comes to.
+
+    `loss` has the value, and whether its gradient at the outputs is exactly zero.
+    """
+    readings = Readings(facts={"losses": [], "loss": _outcome(subject)})
+    readings.facts["output_end"] = _output_end(subject)
+    if not _has_loss(subject):
+        readings.blind["losses"] = "no loss function of torch was called"
+        return readings
+    with ExitStack() as stack:
+        spy = Spy(stack.enter_context(calling(subject.model)))
+        rerun(subject, spy)
+    ends = _ends(subject.trace)
+    same = [end[0] for end in ends] == [one.name for one in spy.heard]
+    nodes = [end[1] for end in ends] if same else [None] * len(spy.heard)
+    with torch.no_grad():
+        readings.facts["losses"] = [
+            _fact(subject.trace, one, node) for one, node in zip(spy.heard, nodes, strict=True)
+        ]
+    return readings
+
+
+def _output_end(subject: Subject) -> dict[str, Any]:
+    """The op, views apart, that put out the model's first output."""
+    node = subject.outputs[0].grad_fn if subject.outputs else None
+    return {} if node is None else _describe(subject.trace, _through_views(node), node)
+
+
+def _has_loss(subject: Subject) -> bool:
+    ops = subject.trace.ops.values()
+    return any(op.name in LOSSES or (op.call < 0 and op.name in SQUARES) for op in ops)
+
+
+def _ends(trace: Trace) -> list[tuple[str, Node]]:
+    """Names and nodes of the losses in the trace, in order."""
+    found = []
+    for node, op in trace.ops.items():
+        if op.name in LOSSES:
+            found.append((op.name, node))
+        elif op.call < 0 and op.name in SQUARES and _is_difference(trace, op.sources):
+            found.append((SQUARED[-1], node))
+    return found
+
+
+def _is_difference(trace: Trace, sources: tuple[Node, ...]) -> bool:
+    known = [trace.ops[node] for node in sources if node in trace.ops]
+    names = {op.name for op in known}
+    return len(known) == len(sources) > 0 and names <= {"sub", "rsub", "__rsub__"} and all(
+        op.call < 0 and len(op.sources) == 1 for op in known
+    )
+
+
+class Spy(TorchFunctionMode):
+    """Note every call of a loss, and every square of a difference to something without gradient."""
+
+    def __init__(self, running: list[str]) -> None:
+        super().__init__()
+        self.running = running
+        self.heard: list[Heard] = []
+        self._differences: list[tuple[Tensor, Tensor, Tensor]] = []  # (difference, input, target)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,  # torch's own signature
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # whatever func returns
+        """Run the function and note it when it is a loss."""
+        out = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if not isinstance(out, Tensor) or not out.requires_grad:
+            return out
+        if name in LOSSES:
+            self._note(name, _bound(name, args, kwargs or {}), out)
+        elif name in ("sub", "__rsub__", "rsub") and not self.running:
+            self._note_difference(args, out)
+        elif name in SQUARES and not self.running:
+            self._note_square(args, out)
+        elif name in ("div", "__truediv__", "mul", "__mul__"):
+            self._note_division(args)
+        return out
+
+    def _note(self, name: str, arguments: dict[str, Any], out: Tensor) -> None:
+        module = self.running[-1] if self.running else None
+        self.heard.append(Heard(name, arguments, out, module, users_line()))
+
+    def _note_difference(self, args: tuple[Any, ...], out: Tensor) -> None:
+        pair = [t for t in args[:2] if isinstance(t, Tensor)]
+        if len(pair) == 2 and pair[0].requires_grad != pair[1].requires_grad:
+            one, other = pair if pair[0].requires_grad else pair[::-1]
+            self._differences.append((out, one, other.detach()))
+
+    def _note_square(self, args: tuple[Any, ...], out: Tensor) -> None:
+        for difference, one, other in self._differences:
+            if args[0] is difference:
+                self._note(SQUARED[-1], {"input": one, "target": other}, out)
+
+    def _note_division(self, args: tuple[Any, ...]) -> None:
+        """A loss divided by a number taken from the data is normalised."""
+        fixed = [t for t in args[1:2] if isinstance(t, Tensor) and not t.requires_grad]
+        for one in self.heard:
+            one.divided |= bool(fixed) and args[0] is one.out
+
+
+def _bound(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    bound = inspect.signature(getattr(functional, name)).bind(*args, **kwargs)
+    bound.apply_defaults()
+    arguments = dict(bound.arguments)
+    if "log_probs" in arguments:
+        arguments["input"] = arguments["log_probs"]
+    arguments.setdefault("target", arguments.get("targets"))
+    return arguments
+
+
+# --- What the loss comes to ----------------------------------------------------------------------
+
+
+def _outcome(subject: Subject) -> dict[str, Any]:
+    """Value of the loss, and log10 of the norm of its gradient at the first output."""
+    value = subject.loss_value
+    if value is None:
+        return {}
+    found: dict[str, Any] = {"value": float(value.detach()), "output_gradient": None}
+    if value.requires_grad and subject.outputs:
+        out = subject.outputs[0]
+        (gradient,) = torch.autograd.grad(value, [out], retain_graph=True, allow_unused=True)
+        if gradient is not None:
+            found["output_gradient"] = log10_norm(gradient)
+            found["blocked"] = not bool(gradient.any())
+    return found
+
+
+# --- One loss ------------------------------------------------------------------------------------
+
+
+def _fact(trace: Trace, heard: Heard, node: Node | None) -> dict[str, Any]:
+    given, target = heard.arguments["input"].detach(), heard.arguments.get("target")
+    fact: dict[str, Any] = {
+        "name": heard.name,
+        "module": heard.module,
+        "line": list(heard.line),
+        "value": float(heard.out.detach().float().mean()),
+        "divided": heard.divided,
+        "input": _numbers(given),
+        "target": _numbers(target) if isinstance(target, Tensor) else {},
+        "end": _end(trace, heard, node),
+        "constant_loss": None,
+    }
+    if heard.name in CLASSES:
+        fact |= _classes(heard, given, target)
+    if heard.name in BINARY and isinstance(target, Tensor):
+        fact |= _binary(heard, given, target)
+    if heard.name in SQUARED and isinstance(target, Tensor):
+        fact |= _squared(given, target)
+    if heard.name == "ctc_loss":
+        fact |= _alignable(heard.arguments)
+    return fact
+
+
+def _numbers(tensor: Tensor) -> dict[str, Any]:
+    """Range and moments of a tensor; moments of a large one are read from a part of it."""
+    tensor = tensor.detach()
+    found: dict[str, Any] = {
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "shape": list(tensor.shape),
+        "numel": tensor.numel(),
+        "broken": 0,
+        "samples": [],
+    }
+    if tensor.is_floating_point() and log10_norm(tensor) == math.inf:
+        bad = ~torch.isfinite(tensor)
+        rows = bad.reshape(tensor.shape[0] if tensor.dim() else 1, -1).any(1)
+        found |= {"broken": int(bad.sum()), "samples": rows.nonzero().flatten()[:5].tolist()}
+        tensor = tensor[~bad]
+    return found | (_moments(tensor) if tensor.numel() and not tensor.is_complex() else {})
+
+
+def _moments(tensor: Tensor) -> dict[str, Any]:
+    low, high = tensor.aminmax()
+    values = tensor.flatten()[:: max(1, tensor.numel() // SAMPLED)].double()
+    return {
+        "min": float(low),
+        "max": float(high),
+        "mean": float(values.mean()),
+        "std": float(values.std(unbiased=False)),
+        "rms": float(values.square().mean().sqrt()),
+        "spread": _spread(tensor),
+        "zeros": float((tensor == 0).double().mean()),
+    }
+
+
+def _spread(tensor: Tensor) -> float | None:
+    value = spread(thin(tensor.detach())) if is_signal(tensor) else math.nan
+    return None if math.isnan(value) else value
+
+
+def _end(trace: Trace, heard: Heard, node: Node | None) -> dict[str, Any]:
+    """The op, views apart, that put out what the loss was given, and the module it ran in."""
+    at = heard.arguments["input"].grad_fn
+    if at is None:
+        return {"op": "", "module": None, "feeder": "", "width": 0}
+    return _describe(trace, _through_views(at), _same_end(trace, node))
+
+
+def _describe(trace: Trace, at: Node, mine: Node | None) -> dict[str, Any]:
+    call = trace.call_of(mine) if mine is not None else -1
+    return {
+        "op": at.name().partition("Backward")[0].lower(),
+        "module": trace.name_of(call) if call >= 0 else None,
+        "feeder": feeder(trace, mine) if mine is not None else "",
+        "width": _width_of_softmax(at),
+    }
+
+
+def _through_views(node: Node) -> Node:
+    while VIEWS.match(node.name()) and node.next_functions[0][0] is not None:
+        node = node.next_functions[0][0]
+    return node
+
+
+def _same_end(trace: Trace, node: Node | None) -> Node | None:
+    """The op in the first pass that the loss was given, views apart."""
+    while node is not None:
+        op = trace.ops.get(node)
+        sources = list(op.sources) if op else []
+        node = sources[0] if sources else None
+        if node is None or not VIEWS.match(node.name()):
+            return node
+    return None
+
+
+def _width_of_softmax(node: Node) -> int:
+    """Number of units that a softmax runs over; 0 for any other op."""
+    result, axis = getattr(node, "_saved_result", None), getattr(node, "_saved_dim", None)
+    if "Softmax" not in node.name() or result is None or axis is None:
+        return 0
+    axis = axis if axis < 2**63 else axis - 2**64  # autograd gives it without a sign
+    return int(result.shape[axis])
+
+
+def _classes(heard: Heard, given: Tensor, target: object) -> dict[str, Any]:
+    axis = 1 if given.dim() > 1 else 0
+    classes = given.shape[axis]
+    found: dict[str, Any] = {"classes": classes, "constant_loss": math.log(max(classes, 1))}
+    rows = given.movedim(axis, -1).reshape(-1, classes)[:64].double()
+    if heard.name == "cross_entropy":
+        found["probabilities"] = bool(
+            (rows >= 0).all() and ((rows.sum(-1) - 1).abs() < 1e-3).all() and classes > 1
+        )
+        if found["probabilities"]:
+            found["softmax_factor"] = _softmax_factor(rows)
+    else:
+        found["log_total"] = float(rows.logsumexp(-1).abs().max()) if len(rows) else 0.0
+    if isinstance(target, Tensor) and not target.is_floating_point():
+        found |= _effective(heard.arguments, target, classes)
+    return found
+
+
+def _softmax_factor(p: Tensor) -> float:
+    """Share of the gradient left when cross-entropy takes the softmax of probabilities p [n, C].
+
+    Against p - y at the scores, the gradient is J (softmax(p) - y) with J = diag(p) - p p^T;
+    averaged over all labels y.
+    """
+    hot = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device)[:64]
+    given = p.softmax(-1)[:, None] - hot
+    passed = p[:, None] * given - p[:, None] * (p[:, None] * given).sum(-1, keepdim=True)
+    whole = float((p[:, None] - hot).norm())
+    return float(passed.norm()) / whole if whole else math.nan
+
+
+def _effective(arguments: Mapping[str, Any], target: Tensor, classes: int) -> dict[str, Any]:
+    """Labels that count: neither ignored nor of weight zero."""
+    counted = target != arguments.get("ignore_index", -100)
+    weight = arguments.get("weight")
+    found = {"labels": target.numel(), "ignored": int((~counted).sum())}
+    if isinstance(weight, Tensor):
+        heavy = weight.detach()[target.clamp(0, classes - 1)] != 0
+        found["weightless"] = int((counted & ~heavy).sum())
+        counted = counted & heavy
+    return found | {"effective": int(counted.sum())}
+
+
+def _binary(heard: Heard, given: Tensor, target: Tensor) -> dict[str, Any]:
+    """Share of probabilities that are exactly 0 or 1, and of those that are wrong."""
+    p = given if heard.name == "binary_cross_entropy" else given.sigmoid()
+    edge = (p <= 1e-7) | (p >= 1 - 1e-7)
+    share = target.detach().double().mean().clamp(0, 1)
+    entropy = float(torch.special.entr(torch.stack([share, 1 - share])).sum())
+    return {"saturated": float(edge.double().mean()), "constant_loss": entropy}
+
+
+def _squared(given: Tensor, target: Tensor) -> dict[str, Any]:
+    """Shares of the targets that a squashed prediction cannot reach; the constant's loss."""
+    y = target.detach().double()
+    return {
+        "below_zero": float((y < -1e-6).double().mean()),
+        "beyond_one": float((y > 1 + 1e-6).double().mean()),
+        "below_minus_one": float((y < -1 - 1e-6).double().mean()),
+        "same_shape": list(given.shape) == list(target.shape),
+        "constant_loss": float(y.var(unbiased=False)),
+    }
+
+
+def _alignable(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Samples whose input is too short for CTC: fewer steps than targets plus repeats."""
+    targets = arguments["targets"]
+    lengths = _numbers_of(arguments["target_lengths"])
+    steps = _numbers_of(arguments["input_lengths"])
+    short, start = [], 0
+    for sample, (length, given) in enumerate(zip(lengths, steps, strict=True)):
+        row = targets[sample, :length] if targets.dim() == 2 else targets[start : start + length]
+        start += length
+        needed = length + int((row[1:] == row[:-1]).sum())
+        if given < needed:
+            short.append([sample, given, needed])
+    return {"too_short": short}
+
+
+def _numbers_of(lengths: Any) -> list[int]:  # a tensor or a tuple, as torch takes them
+    return [int(one) for one in (lengths.tolist() if isinstance(lengths, Tensor) else lengths)]
