@@ -27,7 +27,7 @@ HELD_OUT = ("gpt2", "llama", "vit", "resnet", "mobilenet-v2")
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """One planted fault, the place where the layer came among the suspects (0 first), and the rest."""
+    """One planted fault, and the place of its layer among the suspects (0: first)."""
 
     net: str
     fault: str
@@ -69,9 +69,9 @@ def run(each: int = EACH) -> None:
         "faults",
         "Injected faults: is the layer named?",
         [
-            f"{each} injections per fault and network; suspects are the places of the findings, then "
-            "of the folded ones, in order. A hit is the layer, the activation right behind it, or the "
-            "innermost block around it.",
+            f"{each} injections per fault and network; suspects are the places of the findings, "
+            "then of the folded ones, in order. A hit is the layer, the activation right behind "
+            "it, or the innermost block around it.",
             "## Known networks (asked: 140 first, 148 in the first three, of 150)\n\n"
             + _score(known),
             "## Held-out networks (prototype: 86 and 93 of 100)\n\n" + _score(unknown),
@@ -83,26 +83,26 @@ def run(each: int = EACH) -> None:
 def _injections(net: Patient, each: int, offset: int) -> Iterator[Injection]:
     for number, fault in enumerate(FAULTS):
         for repeat in range(each):
-            seed = offset + each * number + repeat
-            yield inject(net, fault, seed)
+            case = net.build(offset + each * number + repeat)
+            draw = random.Random(f"{net.name} {fault} {offset + repeat}")
+            places = _layers(case.model, "bias" if fault.startswith("bias") else "weight")
+            if places:
+                yield inject(net.name, case, fault, draw.choice(places), draw)
 
 
-def inject(net: Patient, fault: str, seed: int) -> Injection:
-    """Plant one fault in a layer drawn at random and check the network."""
-    case = net.build(seed)
+def inject(net: str, case: Case, fault: str, layer: str, draw: random.Random) -> Injection:
+    """Plant one fault in a layer of a network and check it."""
     model = case.model
-    draw = random.Random(f"{net.name} {fault} {seed}")
-    layer = draw.choice(_layers(model, "bias" if fault.startswith("bias") else "weight"))
     _plant(model.get_submodule(layer), fault, draw)
     try:
         report = sg.check(model, case.inputs)
     except Exception as error:
         said = f"{type(error).__name__}: {error}"[:200]
-        return Injection(net.name, fault, layer, None, (), said)
+        return Injection(net, fault, layer, None, (), said)
     names = suspects(report)
     right = accepted(model, layer)
     place = next((i for i, name in enumerate(names) if name in right), None)
-    return Injection(net.name, fault, layer, place, names[:4], summary(report))
+    return Injection(net, fault, layer, place, names[:4], summary(report))
 
 
 def _layers(model: nn.Module, parameter: str) -> list[str]:

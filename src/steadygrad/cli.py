@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional, TextIO
 
@@ -28,7 +28,7 @@ app = typer.Typer(
 CANNOT_LOOK, USERS_ERROR, INTERRUPTED = 2, 3, 130
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """How a report is written."""
 
     text = "text"
@@ -36,7 +36,7 @@ class Format(str, Enum):
     sarif = "sarif"
 
 
-class Level(str, Enum):
+class Level(StrEnum):
     """The severity from which on a finding fails the command."""
 
     note = "note"
@@ -68,28 +68,30 @@ def root(
     name="check",
     context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
 )
-def check_command(
+def check_command(  # noqa: PLR0913 - one argument for each option
     target: Annotated[
         str,
         typer.Argument(
             metavar="TARGET",
-            help="A training script, module:function, file.py:function, hf:NAME or timm:NAME."
+            help="A training script, module:function, file.py:function, hf:NAME or timm:NAME.",
         ),
     ],
     arguments: Annotated[
-        Optional[list[str]],  # noqa: UP007,UP045 - as Typer reads it
+        Optional[list[str]],  # noqa: UP045 - as Typer reads it
         typer.Argument(
             metavar="[ARGUMENTS]...", help="The script's own arguments.", show_default=False
         ),
     ] = None,
-    form: Annotated[Format, typer.Option("--format", help="How to write the report.")] = Format.text,
+    form: Annotated[
+        Format, typer.Option("--format", help="How to write the report.")
+    ] = Format.text,
     output: Annotated[
-        Optional[Path],  # noqa: UP007,UP045 - as above
+        Optional[Path],  # noqa: UP045 - as above
         typer.Option("-o", "--output", help="Write the report to a file.", show_default=False),
     ] = None,
     fail_on: Annotated[Level, typer.Option(help="Lowest severity that exits with 1.")] = Level.risk,
     described: Annotated[
-        Optional[list[str]],  # noqa: UP007,UP045 - as above
+        Optional[list[str]],  # noqa: UP045 - as above
         typer.Option(
             "--input",
             help='Input of a model that is built alone: "f32[8,3,224,224]", "i64[8,128]<50257" or '
@@ -122,13 +124,15 @@ def check_command(
     def guarded_look(captured: Captured) -> int:
         return _guarded(lambda: look(captured))  # a stubborn script would catch what it raises
 
-    raise typer.Exit(_guarded(lambda: _launch(target, arguments or [], guarded_look, described, seed)))
+    raise typer.Exit(
+        _guarded(lambda: _launch(target, arguments or [], guarded_look, described, seed))
+    )
 
 
 @app.command()
 def explain(
     code: Annotated[
-        Optional[str],  # noqa: UP007,UP045 - as above
+        Optional[str],  # noqa: UP045 - as above
         typer.Argument(help="A code (G102) or a name (vanishing-gradient).", show_default=False),
     ] = None,
 ) -> None:
@@ -167,11 +171,13 @@ def _guarded(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         _say("interrupted before the report was complete: nothing was changed")
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - a fault of ours is told, and not taken for a finding
+    except Exception as error:
         import traceback
 
         traceback.print_exc()
-        return _say(f"could not look, by a fault of its own ({type(error).__name__}): please report")
+        return _say(
+            f"could not look, by a fault of ours ({type(error).__name__}): please report"
+        )
 
 
 def _told_apart(run: Callable[[], int]) -> int:
@@ -241,7 +247,9 @@ def _write(rendered: str, output: Path | None, stdout: TextIO) -> None:
         try:
             output.write_text(rendered, encoding="utf-8")
         except OSError as error:
-            raise CannotLook(f"expected to write the report to {output}: {error.strerror}") from None
+            raise CannotLook(
+                f"expected to write the report to {output}: {error.strerror}"
+            ) from None
         return
     stdout.write(rendered)
     stdout.flush()

@@ -14,7 +14,7 @@ from steadygrad._check import check
 from steadygrad.core.finding import Finding
 from steadygrad.core.report import Report
 from steadygrad.render.text import text
-from steadygrad.render.words import ASCII, Glyphs, glyphs_for
+from steadygrad.render.words import Glyphs, glyphs_for
 
 DEPTH = 30
 WIDTH = 128

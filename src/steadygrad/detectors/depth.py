@@ -191,7 +191,7 @@ def odd_weights(
 
     Siblings have the same name but for digits, and the same kind of op: they come from one line of
     the model's code. The measure is log10 sqrt(mean(W^2) fan_in). Where there are fewer than three
-    siblings, all weight ops of the kind serve, at the wider distance `alone`. Chosen by us: inits
+    siblings, all weight ops of the kind serve, or all but embeddings, at the wider distance `alone`. Chosen by us: inits
     in use lie within 0.8 decades of their siblings (depth-scaled ones within 0.5 log10(depth)).
     """
     sites, gains = record.sites_of("weight"), record.read("weight_gain", "weight")
@@ -218,7 +218,11 @@ def odd_weights(
 
 
 def _of_kind(sites: Sequence[Site], kind: str) -> list[int]:
-    return [place for place, site in enumerate(sites) if site.kind == kind]
+    """Places of one kind of op; where there are fewer than three, all but embeddings serve."""
+    alike = [place for place, site in enumerate(sites) if site.kind == kind]
+    if len(alike) >= 3 or kind == "Embedding":
+        return alike
+    return [place for place, site in enumerate(sites) if site.kind != "Embedding"]
 
 
 Cause = Literal[

@@ -49,7 +49,7 @@ def assemble(heard: Heard, optimizer: Optimizer, visible: Named) -> Captured:
             why = _difference(replayed, joined.model)
             if not why:
                 return _captured(heard, joined, optimizer, replayed)
-    return _without_loss(heard, optimizer, visible, why or _nothing_heard(heard))
+    return _without_loss(heard, optimizer, why or _nothing_heard(heard))
 
 
 def chosen(passes: Sequence[Sequence[Term]]) -> list[Term]:
@@ -67,12 +67,12 @@ def chosen(passes: Sequence[Sequence[Term]]) -> list[Term]:
     return terms
 
 
-def _score(
-    terms: Sequence[Term], optimizer: Optimizer, visible: Named
-) -> tuple[Whole, Score]:
+def _score(terms: Sequence[Term], optimizer: Optimizer, visible: Named) -> tuple[Whole, Score]:
     first = score(terms, {}, {})
     held = {id(p): p for group in optimizer.param_groups for p in group["params"]}
-    free = [t for e in first.entries for t in _leaves(e) if isinstance(t, nn.Parameter) or id(t) in held]
+    free = [
+        t for e in first.entries for t in _leaves(e) if isinstance(t, nn.Parameter) or id(t) in held
+    ]
     joined = whole(first.entries, list({id(t): t for t in free}.values()), visible)
     return joined, score(terms, joined.paths, joined.names)
 
@@ -91,7 +91,7 @@ def _difference(replayed: Score, model: nn.Module) -> str:
     with buffers_as_noted(replayed.entries), torch.enable_grad():
         try:
             loss = replayed.play(model)
-        except Exception as error:  # noqa: BLE001 - a replay may fail in any way the user's code can
+        except Exception as error:
             return f"the loss could not be computed again: {type(error).__name__}: {error}"
     wanted = sum(term.value for term in replayed.terms)
     if not _close(float(loss.detach()), wanted):
@@ -141,7 +141,7 @@ def arguments(entry: Entry) -> Tree:
     return dict(bound.arguments)
 
 
-def _without_loss(heard: Heard, optimizer: Optimizer, visible: Named, why: str) -> Captured:
+def _without_loss(heard: Heard, optimizer: Optimizer, why: str) -> Captured:
     latest = heard.tape.latest
     if latest is None or latest.module is None:
         raise CannotLook(
@@ -149,9 +149,7 @@ def _without_loss(heard: Heard, optimizer: Optimizer, visible: Named, why: str) 
             f"{why or 'no module with parameters was called'}"
         )
     facts = _facts(heard, latest.module, optimizer)
-    return Captured(
-        latest.module, None, arguments(latest), optimizer, facts, {"loss": why}
-    )
+    return Captured(latest.module, None, arguments(latest), optimizer, facts, {"loss": why})
 
 
 def _nothing_heard(heard: Heard) -> str:

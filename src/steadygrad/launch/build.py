@@ -46,7 +46,7 @@ def built(target: str, described: Sequence[str], seed: int) -> Captured:
         inputs = _inputs_of(described)
     if inputs is None and loss is None:
         raise CannotLook(
-            f'expected {target} to return (Module, inputs), got a Module alone: add '
+            f"expected {target} to return (Module, inputs), got a Module alone: add "
             '--input "f32[8,3,224,224]" (its dtype and sizes; repeat it for each argument)'
         )
     return Captured(model, loss, inputs, None, {"builds": builds})
@@ -74,7 +74,7 @@ def users_code() -> Iterator[None]:
         yield
     except (CannotLook, KeyboardInterrupt):
         raise
-    except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is the user's
+    except BaseException as error:
         raise UsersError from error
 
 
@@ -82,7 +82,7 @@ def users_code() -> Iterator[None]:
 def seeded(seed: int) -> Iterator[None]:
     """Seed all generators, as a script would that wants to be repeatable."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - the user's generator, not our draw
+    np.random.seed(seed)
     torch.manual_seed(seed)
     yield
 

@@ -12,7 +12,7 @@ from steadygrad.core.record import Facts
 from steadygrad.probe.tree import Tree
 
 
-class CannotLook(Exception):
+class CannotLook(Exception):  # noqa: N818 - it says what we cannot do; nothing went wrong
     """The target cannot be looked at; the message says what was expected, what came, what to do."""
 
 

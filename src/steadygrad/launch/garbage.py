@@ -55,7 +55,7 @@ class Garbage(TorchFunctionMode):
             self._note(out)
         return out
 
-    def mark(self, module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+    def mark(self, _module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
         """Fill a parameter with NaN if its memory is as `torch.empty` gave it."""
         with torch._C.DisableTorchFunction():
             if type(parameter) is not nn.Parameter or not _is_plain(parameter):

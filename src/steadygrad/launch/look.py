@@ -36,7 +36,7 @@ def look_at(captured: Captured, *, target: str, seed: int, probes: bool) -> Repo
             probes=probes,
             facts=facts,
         )
-    except Exception as error:  # noqa: BLE001 - a forward pass may raise anything
+    except Exception as error:
         if users_code_raised(error):
             raise UsersError from error
         if isinstance(error, (TypeError, ValueError)):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 
-
 @dataclass(frozen=True, slots=True)
 class Generators:
     """States of torch's, Python's and NumPy's global generators."""
@@ -28,7 +27,7 @@ def generators() -> Generators:
     states = [torch.get_rng_state()]
     if torch.cuda.is_initialized():  # a script that uses no device, or forks first, is left alone
         states += torch.cuda.get_rng_state_all()
-    return Generators(states, random.getstate(), np.random.get_state())  # noqa: NPY002
+    return Generators(states, random.getstate(), np.random.get_state())
 
 
 def set_generators(states: Generators) -> None:
@@ -37,7 +36,7 @@ def set_generators(states: Generators) -> None:
     if len(states.torch) > 1:
         torch.cuda.set_rng_state_all(states.torch[1:])
     random.setstate(states.python)
-    np.random.set_state(states.numpy)  # noqa: NPY002 - the user's generator, not our draw
+    np.random.set_state(states.numpy)
 
 
 def same(one: Generators | None, other: Generators) -> bool:

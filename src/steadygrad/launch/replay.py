@@ -17,7 +17,10 @@ from steadygrad.probe.tree import map_tensors
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One backward pass of the script: what it started on, and the weight of each of its numbers."""
+    """One root of a backward pass: where it came from, its weights, its value.
+
+    `reached` holds the ids of the leaves to which the pass brings a gradient.
+    """
 
     made: Made
     weight: Tensor | None
@@ -51,9 +54,7 @@ class Score:
         return model.get_submodule(self.paths[id(entry.module)])
 
 
-def score(
-    terms: Sequence[Term], paths: Mapping[int, str], names: Mapping[int, str]
-) -> Score:
+def score(terms: Sequence[Term], paths: Mapping[int, str], names: Mapping[int, str]) -> Score:
     """Gather what has to be run again for these terms."""
     return Score(ancestors([term.made for term in terms]), terms, paths, names)
 

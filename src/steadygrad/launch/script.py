@@ -99,8 +99,8 @@ def run(path: str, arguments: Sequence[str], then: Then) -> int:
 def _execute(module: types.ModuleType, session: Session) -> None:
     try:
         source = Path(session.path).read_bytes()
-        exec(compile(source, module.__file__ or "", "exec", dont_inherit=True), vars(module))  # noqa: S102
-    except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is the user's
+        exec(compile(source, module.__file__ or "", "exec", dont_inherit=True), vars(module))
+    except BaseException as error:
         if not session.ended:
             raise _before_the_step(session, error) from error
 
@@ -119,7 +119,7 @@ def _before_the_step(session: Session, error: BaseException) -> BaseException:
 
 @contextmanager
 def as_main(path: str, arguments: Sequence[str]) -> Iterator[types.ModuleType]:
-    """Make a fresh `__main__` for a script, with its `sys.argv` and `sys.path[0]`, as Python does."""
+    """Make a `__main__` for a script, with its `sys.argv` and `sys.path[0]`, as Python does."""
     module = types.ModuleType("__main__")
     file = os.path.abspath(path)
     module.__dict__.update(__file__=file, __cached__=None, __builtins__=__builtins__)
@@ -137,7 +137,9 @@ def as_main(path: str, arguments: Sequence[str]) -> Iterator[types.ModuleType]:
 def _listening(session: Session, module: types.ModuleType) -> Iterator[None]:
     tape = session.heard.tape
     with ExitStack() as stack:
-        stack.enter_context(_environment("TORCHDYNAMO_DISABLE", "1"))  # compiled functions run eagerly
+        stack.enter_context(
+            _environment("TORCHDYNAMO_DISABLE", "1")
+        )  # compiled functions run eagerly
         stack.enter_context(_backward_heard(session))
         stack.enter_context(_scaler_heard(session, module))
         stack.enter_context(_optimizers_heard(session))
@@ -176,7 +178,7 @@ def _first_step(
         visible = variables(sys._getframe(1), vars(module))
         with torch._C.DisableTorchFunction():
             session.captured = assemble(session.heard, optimizer, visible)
-    except Exception as error:  # noqa: BLE001 - kept, and raised where it is not swallowed
+    except Exception as error:
         session.failure = error
     tape.refuse = session.refuse
     raise FirstStep

@@ -30,7 +30,7 @@ IN_PLACE = frozenset(
 )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Entry:
     """One noted call: what was run, with what, and under which circumstances.
 
@@ -156,8 +156,8 @@ class Tape(TorchFunctionMode):
         kwargs: dict[str, Any],
     ) -> Entry:
         self._count += 1
-        given = map_tensors((args, kwargs), lambda t: t)
-        entry = Entry(self._count, run, module, *given, self._generators(), _autocast())
+        given = map_tensors((args, kwargs), lambda t: t)  # a copy of the containers
+        entry = Entry(self._count, run, module, given[0], given[1], self._generators(), _autocast())
         self._link(entry)
         if module is not None:
             entry.buffers = _small_buffers(module)

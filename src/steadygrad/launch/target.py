@@ -13,7 +13,12 @@ from steadygrad.launch.zoo import hugging_face, timm_model
 
 
 def launch(
-    target: str, arguments: Sequence[str], then: Then, *, described: Sequence[str] = (), seed: int = 0
+    target: str,
+    arguments: Sequence[str],
+    then: Then,
+    *,
+    described: Sequence[str] = (),
+    seed: int = 0,
 ) -> int:
     """Capture what a target holds and return `then(captured)`.
 
@@ -34,7 +39,8 @@ def launch(
 def is_script(target: str) -> bool:
     """Whether a target is a file to run, and not something to be imported or built."""
     _, colon, attribute = target.rpartition(":")
-    named = all(part.isidentifier() and not keyword.iskeyword(part) for part in attribute.split("."))
+    parts = attribute.split(".")
+    named = all(part.isidentifier() and not keyword.iskeyword(part) for part in parts)
     return not target.startswith(("hf:", "timm:")) and not (colon and named)
 
 

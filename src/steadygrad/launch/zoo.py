@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from steadygrad.launch.captured import CannotLook, Captured
 
 BATCH = 4
 LENGTH = 64  # tokens, where the configuration does not ask for fewer
+SECOND = 16_000  # samples of sound, at the usual rate
 HEADS = (
     "AutoModelForCausalLM",
     "AutoModelForSeq2SeqLM",
@@ -61,9 +64,7 @@ def timm_model(name: str, seed: int) -> Captured:
 
 def _need(package: str, target: str, command: str) -> None:
     if importlib.util.find_spec(package) is None:
-        raise CannotLook(
-            f"expected {package} to be installed for {target}, it is not: {command}"
-        )
+        raise CannotLook(f"expected {package} to be installed for {target}, it is not: {command}")
 
 
 def _configuration(name: str) -> Any:  # a transformers configuration
@@ -117,8 +118,6 @@ def _inputs(model: nn.Module, config: Any) -> dict[str, Tensor]:
 
 
 def _parameters_of(model: nn.Module) -> set[str]:
-    import inspect
-
     return set(inspect.signature(model.forward).parameters)
 
 
@@ -144,5 +143,5 @@ def _features(config: Any) -> Tensor:
     return torch.randn(BATCH, int(getattr(config, "num_mel_bins", 80)), length)
 
 
-def _waves(config: Any) -> Tensor:
-    return torch.randn(BATCH, 16_000)
+def _waves(_: Any) -> Tensor:
+    return torch.randn(BATCH, SECOND)

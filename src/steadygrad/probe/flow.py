@@ -25,7 +25,7 @@ from torch.autograd.graph import Node
 from steadygrad.core.record import Site
 from steadygrad.core.theory import Gain
 from steadygrad.probe.gain import Activation, gain
-from steadygrad.probe.graph import Graph, data_graph, leaves, sink_node
+from steadygrad.probe.graph import VIEWS, Graph, data_graph, leaves, sink_node
 from steadygrad.probe.subject import Readings, Subject
 from steadygrad.probe.trace import Op, log10_norm, spread, thin
 
@@ -124,13 +124,24 @@ def _weight_ops(subject: Subject, graph: Graph) -> list[WeightOp]:
         if matrices:
             biases = [p for p in entering if p.dim() == 1 and id(p) in names]
             name = names.get(id(matrices[0]), "")
-            op = subject.trace.ops.get(node)
+            op = _op_of(subject, graph, node)
             bias = biases[0] if len(biases) == 1 else None
             call = subject.trace.call_of(node)
             owner = name.rpartition(".")[0] or subject.trace.name_of(call)
             owner = owner.removesuffix(".parametrizations.weight")
             found.append(WeightOp(node, op, owner, name, matrices[0], bias, call))
     return found
+
+
+def _op_of(subject: Subject, graph: Graph, node: Node) -> Op | None:
+    """Reading of the op that made a node; of a composite's, that stands at the view it returned."""
+    ops = subject.trace.ops
+    while node not in ops:
+        views = [parent for parent in graph.above(node) if VIEWS.match(parent.name())]
+        if len(views) != 1:
+            return None
+        node = views[0]
+    return ops[node]
 
 
 def _segments(subject: Subject, graph: Graph, weights: Sequence[WeightOp]) -> list[Segment]:
@@ -406,13 +417,13 @@ def _op_rows(
             row |= {"op_spread": op.spread, "op_rms": op.log_rms, "op_dead": op.dead}
         row["op_nominal"] = _nominal(subject, node)
         kind = node.name().removesuffix("Backward0")
-        rows.append((Site(trace.name_of(call), "output", _order(subject, node), kind), row))
+        rows.append((Site(trace.name_of(call), "output", _order(subject, graph, node), kind), row))
     return rows
 
 
-def _order(subject: Subject, node: Node) -> int:
+def _order(subject: Subject, graph: Graph, node: Node) -> int:
     """Place of a node in forward order, on a scale shared by ops and nodes."""
-    op = subject.trace.ops.get(node)
+    op = _op_of(subject, graph, node)
     return op.order if op else -1
 
 
@@ -428,7 +439,7 @@ def _weight_row(
     row |= _what_follows(subject, graph, one, local)
     row["width"] = float(_width(one))
     kind = one.node.name().removesuffix("Backward0")
-    return Site(one.module, "weight", _order(subject, one.node), kind, fan_in), row
+    return Site(one.module, "weight", _order(subject, graph, one.node), kind, fan_in), row
 
 
 def _passage(subject: Subject, one: WeightOp, gain: float, fan_in: int) -> dict[str, float]:

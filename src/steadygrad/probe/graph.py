@@ -36,16 +36,20 @@ class Graph:
     main: set[Node]
     parents: dict[Node, list[Node]] = field(default_factory=dict)
 
-    def consumers(self, node: Node) -> list[Node]:
-        """Nodes that take in what this one puts out, looking through views."""
+    def above(self, node: Node) -> list[Node]:
+        """Nodes that take in what this one puts out."""
         if not self.parents:
             for parent, edges in self.children.items():
                 for _, child in edges:
                     self.parents.setdefault(child, []).append(parent)
+        return self.parents.get(node, [])
+
+    def consumers(self, node: Node) -> list[Node]:
+        """Nodes that take in what this one puts out, looking through views."""
         found: list[Node] = []
         stack = [node]
         while stack:
-            for parent in self.parents.get(stack.pop(), []):
+            for parent in self.above(stack.pop()):
                 (stack if VIEWS.match(parent.name()) else found).append(parent)
         return found
 

@@ -277,16 +277,17 @@ def _number(loss: Tensor | None) -> float:
 def trial(subject: Subject, steps: int, facts: dict[str, Any]) -> dict[str, Any]:
     """Losses of the arms, by name: `lr`, and where it fails `lr/10`, `lr/100`, `warm-up`.
 
-    An arm that fails gets twice the steps more before the others are tried: large steps may find a
-    flatter place first (the catapult of Lewkowycz 2020). Where no weight moves by 1e-7 of itself,
+    The arm at the lr gets twice the steps more when it fails: large steps may find a flatter place
+    first (the catapult of Lewkowycz 2020). Where no weight moves by 1e-7 of itself,
     another arm takes a power of ten times the lr, so that weights move by about 1e-3.
     """
     mine = Arm(subject)
     losses = mine.descend(steps, lambda _: 1.0)
+    others = _other_arms(losses, facts, steps)
     if fails(losses, facts) and all(map(math.isfinite, losses)):
         losses = losses[:-1] + mine.descend(2 * steps, lambda _: 1.0)
     arms = {"lr": losses}
-    for name, factor in _other_arms(losses, facts, steps).items():
+    for name, factor in others.items():
         arms[name] = Arm(subject).descend(steps, factor)
     return {"steps": steps, "losses": arms}
 

@@ -1,0 +1,290 @@
+"""A script runs unchanged up to its first step, and what it trains is captured."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.optimizer import _global_optimizer_pre_hooks
+
+from steadygrad.launch.captured import CannotLook, Captured, UsersError
+from steadygrad.launch.replay import reached
+from steadygrad.launch.script import run
+from steadygrad.launch.tape import Tape, ancestors, module_calls
+
+SCRIPTS = Path(__file__).parent / "scripts"
+
+
+def capture(
+    name: str, *arguments: str, then: Callable[[Captured], None] = lambda captured: None
+) -> Captured:
+    found: list[Captured] = []
+
+    def keep(captured: Captured) -> int:
+        then(captured)
+        found.append(captured)
+        return 0
+
+    assert run(str(SCRIPTS / name), arguments, keep) == 0
+    return found[0]
+
+
+def script(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "script.py"
+    path.write_text(text)
+    return str(path)
+
+
+def parameters(model: nn.Module) -> list[str]:
+    return [name for name, _ in model.named_parameters()]
+
+
+REPLAYED = [
+    ("plain.py", ["--lr", "0.1"]),
+    ("accumulation.py", []),
+    ("closure.py", []),
+    ("functional.py", []),
+    ("policy.py", []),
+    ("adversarial.py", []),
+    ("heads.py", []),
+    ("penalised.py", []),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), REPLAYED)
+def test_the_loss_of_a_copy_is_the_scripts_and_reaches_every_stepped_parameter(
+    name: str, arguments: Sequence[str]
+) -> None:
+    captured = capture(name, *arguments)
+    assert captured.blind == {}
+    assert captured.loss is not None
+    twin = copy.deepcopy(captured.model)
+    before = torch.get_rng_state()
+    loss = captured.loss(twin)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(loss, captured.loss(copy.deepcopy(captured.model)))
+    assert captured.optimizer is not None
+    stepped = {id(p) for group in captured.optimizer.param_groups for p in group["params"]}
+    names = [n for n, p in captured.model.named_parameters() if id(p) in stepped]
+    mine = dict(twin.named_parameters())
+    assert {id(mine[n]) for n in names} <= reached(loss)
+    assert not reached(loss) & {id(p) for p in captured.model.parameters()}
+
+
+def test_names_are_the_users() -> None:
+    assert parameters(capture("plain.py", "--lr", "1").model)[0] == "0.weight"
+    assert parameters(capture("policy.py").model)[0] == "actor.0.weight"
+    assert parameters(capture("functional.py").model) == ["w1", "b1", "w2"]
+    several = parameters(capture("accumulation.py").model)
+    assert several[:2] == ["temperature", "encoder.0.weight"]
+    assert "head.bias" in several
+
+
+def test_no_weight_has_moved_and_the_script_got_its_arguments(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    captured = capture("plain.py", "--lr", "0.25")
+    torch.manual_seed(0)
+    fresh = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 3))
+    pairs = zip(captured.model.parameters(), fresh.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    assert captured.optimizer is not None
+    assert captured.optimizer.param_groups[0]["lr"] == 0.25
+    assert isinstance(captured.inputs, tuple)
+    assert "stepped" not in capfd.readouterr().out
+
+
+def test_nothing_is_left_behind() -> None:
+    before = (
+        nn.Module.__call__,
+        torch.autograd.backward,
+        torch.optim.Optimizer.__init__,
+        torch.amp.GradScaler.step,
+        torch.autograd.Function.apply.__func__,
+        sys.modules["__main__"],
+        list(sys.argv),
+        list(sys.path),
+        dict(os.environ),
+        len(_global_optimizer_pre_hooks),
+    )
+    capture("accumulation.py")
+    after = (
+        nn.Module.__call__,
+        torch.autograd.backward,
+        torch.optim.Optimizer.__init__,
+        torch.amp.GradScaler.step,
+        torch.autograd.Function.apply.__func__,
+        sys.modules["__main__"],
+        list(sys.argv),
+        list(sys.path),
+        dict(os.environ),
+        len(_global_optimizer_pre_hooks),
+    )
+    assert before == after
+
+
+def test_a_scripts_random_numbers_are_as_without_us(tmp_path: Path) -> None:
+    text = """
+import torch
+from torch import nn
+torch.manual_seed(3)
+model = nn.Sequential(nn.Linear(4, 4), nn.Dropout())
+optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+(model(torch.randn(2, 4)) + torch.randn(2, 4)).sum().backward()
+drawn = torch.rand(()).item()
+optimizer.step()
+"""
+    alone: dict[str, Any] = {}
+    exec(text, alone)
+    seen = []
+    run(script(tmp_path, text), [], lambda _: seen.append(vars(sys.modules["__main__"])["drawn"]) or 0)
+    assert seen == [alone["drawn"]]
+
+
+def test_a_scaled_loss_is_taken_before_its_scaling_and_the_first_of_equal_passes() -> None:
+    captured = capture("accumulation.py")
+    assert captured.loss is not None
+    assert captured.loss(captured.model).item() < 1.0
+    assert captured.facts["script"]["loss_scale"] == 1024.0
+    assert captured.facts["script"]["backward_passes"] == 4
+
+
+def test_passes_that_reach_other_parameters_are_added() -> None:
+    captured = capture("heads.py")
+    assert captured.loss is not None
+    net = captured.model
+    captured.loss(net).backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_a_closure_is_run_once_to_see_the_loss() -> None:
+    captured = capture("closure.py")
+    assert captured.facts["script"]["closure"] is True
+    assert captured.loss is not None
+
+
+def test_a_scaler_that_skips_every_step_is_taken_at_its_word() -> None:
+    captured = capture("singular.py")
+    assert captured.loss is not None
+
+
+def test_what_another_optimizer_trains_is_named() -> None:
+    assert capture("adversarial.py").facts["script"]["trained_by_others"] == []
+
+
+def test_memory_that_was_never_filled_is_named_and_nothing_else() -> None:
+    assert capture("garbage.py").facts["builds"] == {"filled": ["2.bias"]}
+    assert "builds" not in capture("plain.py", "--lr", "1").facts
+
+
+def test_a_signal_that_cannot_be_followed_is_said() -> None:
+    captured = capture("opaque.py")
+    assert captured.loss is None
+    assert "could not be followed" in captured.blind["loss"]
+    assert parameters(captured.model) == ["layer.weight", "layer.bias"]
+
+
+ENDINGS = [
+    ("print('no step')", "ended without one"),
+    ("import sys; sys.exit(4)", "exited with 4 before its first step"),
+    ("exit()", "exited with 0 before its first step"),
+    ("import argparse; p = argparse.ArgumentParser(); p.add_argument('x'); p.parse_args()", "2"),
+    (
+        "import torch; w = torch.ones(1, requires_grad=True); torch.optim.SGD([w]).step()",
+        "stepped its optimizer before any backward",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), ENDINGS)
+def test_a_script_without_a_step_is_told_what_was_expected(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    with pytest.raises(CannotLook, match=says):
+        run(script(tmp_path, text), [], lambda _: 0)
+
+
+def test_a_users_exception_is_the_cause(tmp_path: Path) -> None:
+    with pytest.raises(UsersError) as caught:
+        run(script(tmp_path, "raise LookupError('mine')"), [], lambda _: 0)
+    assert isinstance(caught.value.__cause__, LookupError)
+
+
+def test_an_interrupt_comes_through(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(script(tmp_path, "raise KeyboardInterrupt"), [], lambda _: 0)
+
+
+def test_a_script_that_saves_in_the_end_saves_nothing(tmp_path: Path) -> None:
+    text = f"""
+import torch
+model = torch.nn.Linear(2, 1)
+try:
+    model(torch.ones(1, 2)).sum().backward()
+    torch.optim.SGD(model.parameters()).step()
+finally:
+    torch.save(model.state_dict(), {str(tmp_path / "model.pt")!r})
+"""
+    run(script(tmp_path, text), [], lambda _: 0)
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_what_the_script_drops_is_dropped_here() -> None:
+    tape, model = Tape(), nn.Linear(4, 4)
+    with module_calls(tape), tape:
+        out = model(torch.ones(2, 4)).relu()
+        made = tape.made(out)
+        assert made is not None
+        entry = weakref.ref(ancestors([made])[0])
+        made = None
+        model(torch.zeros(2, 4))
+        del out
+    gc.collect()
+    assert entry() is None
+
+
+def in_a_process(name: str, *arguments: str) -> Any:
+    source = f"""
+import json, sys
+from steadygrad.launch.script import run
+def then(captured):
+    loss = captured.loss and float(captured.loss(captured.model).detach())
+    names = [name for name, _ in captured.model.named_parameters()]
+    print(json.dumps([names, loss, dict(captured.blind), captured.facts]))
+    return 0
+sys.exit(run({str(SCRIPTS / name)!r}, {list(arguments)!r}, then))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_the_trainer_of_transformers_is_seen_through(tmp_path: Path) -> None:
+    names, loss, blind, facts = in_a_process("huggingface.py", str(tmp_path), "--bf16")
+    assert names[0] == "transformer.wte.weight"
+    assert blind == {}
+    assert loss > 1
+    assert facts["script"]["backward_passes"] == 2
+
+
+@pytest.mark.slow
+def test_the_trainer_of_lightning_is_seen_through(tmp_path: Path) -> None:
+    names, loss, blind, facts = in_a_process("lightning.py", str(tmp_path))
+    assert names[0] == "net.0.weight"
+    assert blind == {}
+    assert loss > 0
+    assert facts["script"]["closure"] is True
