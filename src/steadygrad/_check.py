@@ -20,13 +20,17 @@ from steadygrad.probe.flow import flow
 from steadygrad.probe.opened import opened, zero_by_design
 from steadygrad.probe.sandbox import sandbox
 from steadygrad.probe.subject import Probe, Readings, Subject, replayed, rng_states
+from steadygrad.probe.through_time import through_time
 from steadygrad.probe.trace import Trace, listen
 from steadygrad.probe.tree import Tree, is_signal, tensors
+from steadygrad.probe.update import update
+from steadygrad.probe.values import values
+from steadygrad.probe.wiring import wiring
 
-PROBES: tuple[Probe, ...] = ()
+PROBES: tuple[Probe, ...] = (wiring, values)
 """Probes of the first pass, in order. `flow` comes last and on a pass of its own where zeros hide."""
 
-OPTIONAL: tuple[Probe, ...] = ()
+OPTIONAL: tuple[Probe, ...] = (through_time, update)
 """Probes that run the model again, a few times: time, update, sharpness."""
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -77,7 +77,7 @@ def check_command(  # noqa: PLR0913 - one argument for each option
         ),
     ],
     arguments: Annotated[
-        Optional[list[str]],  # noqa: UP045 - as Typer reads it
+        list[str] | None,
         typer.Argument(
             metavar="[ARGUMENTS]...", help="The script's own arguments.", show_default=False
         ),
@@ -86,12 +86,12 @@ def check_command(  # noqa: PLR0913 - one argument for each option
         Format, typer.Option("--format", help="How to write the report.")
     ] = Format.text,
     output: Annotated[
-        Optional[Path],  # noqa: UP045 - as above
+        Path | None,
         typer.Option("-o", "--output", help="Write the report to a file.", show_default=False),
     ] = None,
     fail_on: Annotated[Level, typer.Option(help="Lowest severity that exits with 1.")] = Level.risk,
     described: Annotated[
-        Optional[list[str]],  # noqa: UP045 - as above
+        list[str] | None,
         typer.Option(
             "--input",
             help='Input of a model that is built alone: "f32[8,3,224,224]", "i64[8,128]<50257" or '
@@ -124,15 +124,18 @@ def check_command(  # noqa: PLR0913 - one argument for each option
     def guarded_look(captured: Captured) -> int:
         return _guarded(lambda: look(captured))  # a stubborn script would catch what it raises
 
-    raise typer.Exit(
-        _guarded(lambda: _launch(target, arguments or [], guarded_look, described, seed))
-    )
+    def start() -> int:
+        from steadygrad.launch.target import launch
+
+        return launch(target, arguments or (), guarded_look, described=described or (), seed=seed)
+
+    raise typer.Exit(_guarded(start))
 
 
 @app.command()
 def explain(
     code: Annotated[
-        Optional[str],  # noqa: UP045 - as above
+        str | None,
         typer.Argument(help="A code (G102) or a name (vanishing-gradient).", show_default=False),
     ] = None,
 ) -> None:
@@ -152,18 +155,6 @@ def explain(
     raise typer.Exit(_say(f"expected a finding's code or name, got {code}{_near(code, known)}"))
 
 
-def _launch(
-    target: str,
-    arguments: list[str],
-    look: Callable[[Captured], int],
-    described: list[str] | None,
-    seed: int,
-) -> int:
-    from steadygrad.launch.target import launch
-
-    return launch(target, arguments, look, described=described or (), seed=seed)
-
-
 def _guarded(run: Callable[[], int]) -> int:
     """Turn what may go wrong into a sentence or the user's traceback, and an exit code."""
     try:
@@ -175,9 +166,7 @@ def _guarded(run: Callable[[], int]) -> int:
         import traceback
 
         traceback.print_exc()
-        return _say(
-            f"could not look, by a fault of ours ({type(error).__name__}): please report"
-        )
+        return _say(f"could not look, by a fault of ours ({type(error).__name__}): please report")
 
 
 def _told_apart(run: Callable[[], int]) -> int:

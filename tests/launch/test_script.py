@@ -148,7 +148,11 @@ optimizer.step()
     alone: dict[str, Any] = {}
     exec(text, alone)
     seen = []
-    run(script(tmp_path, text), [], lambda _: seen.append(vars(sys.modules["__main__"])["drawn"]) or 0)
+    run(
+        script(tmp_path, text),
+        [],
+        lambda _: seen.append(vars(sys.modules["__main__"])["drawn"]) or 0,
+    )
     assert seen == [alone["drawn"]]
 
 

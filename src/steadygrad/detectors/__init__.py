@@ -12,17 +12,39 @@ from steadygrad.detectors.flow import (
     vanishing_signal,
 )
 from steadygrad.detectors.initialisation import growing_residual, strong_init, weak_init
+from steadygrad.detectors.step import (
+    lr_too_high,
+    lr_too_low,
+    missing_warmup,
+    nonfinite_update,
+    swallowed_update,
+)
+from steadygrad.detectors.through_time import exploding_through_time, vanishing_through_time
+from steadygrad.detectors.values import cloned_init, symmetric_init, uninitialised_memory
+from steadygrad.detectors.wiring import no_gradient, not_in_optimizer
 
 DETECTORS: tuple[Detector, ...] = (
+    uninitialised_memory,
+    no_gradient,
+    not_in_optimizer,
+    symmetric_init,
     dead_relu,
     saturated_activation,
     unnormalised_depth,
     weak_init,
     strong_init,
     growing_residual,
+    exploding_through_time,
+    vanishing_through_time,
     exploding_gradient,
     vanishing_gradient,
     exploding_signal,
     vanishing_signal,
     collapsed_signal,
+    nonfinite_update,
+    swallowed_update,
+    lr_too_high,
+    missing_warmup,
+    lr_too_low,
+    cloned_init,
 )

@@ -82,9 +82,7 @@ def _unscaled(row: Fact, layer: Fact, uneven: bool) -> Finding:
 # --- Targets --------------------------------------------------------------------------------------
 
 
-@detector(
-    "G602", "unscaled-target", needs=("losses",), explains=("G401", "G402", "G006")
-)
+@detector("G602", "unscaled-target", needs=("losses",), explains=("G401", "G402", "G006"))
 def unscaled_target(
     record: Record, *, far: float = 100.0, ratio: float = 30.0
 ) -> Iterator[Finding]:
@@ -128,7 +126,9 @@ def unscaled_target(
             )
 
 
-@detector("G603", "label-out-of-range", needs=("losses",), explains=("G003", "G004", "G602", "G202"))
+@detector(
+    "G603", "label-out-of-range", needs=("losses",), explains=("G003", "G004", "G602", "G202")
+)
 def label_out_of_range(record: Record, *, total: float = 0.05) -> Iterator[Finding]:
     """Labels or scores that the loss has no meaning for.
 
@@ -155,13 +155,20 @@ def label_out_of_range(record: Record, *, total: float = 0.05) -> Iterator[Findi
 
 def _outside(one: Fact) -> Finding:
     low, high = one["target"]["min"], one["target"]["max"]
-    says = f"the targets of {one['name']} reach from {low:.4g} to {high:.4g} where it takes 0 to 1: "
+    says = (
+        f"the targets of {one['name']} reach from {low:.4g} to {high:.4g} where it takes 0 to 1: "
+    )
     says += "it has no lower bound then"
     says += f" and is {one['value']:.3g} already" if one["value"] < 0 else ""
     patch = f"y = y / {high:g}" if low >= 0 else "y = (y > 0).float()"
     advice = (Advice("map-to-0-and-1", patch),)
     return Finding(
-        Severity.broken, says, ("target",), {"min": low, "max": high}, try_next=advice, magnitude=3.0
+        Severity.broken,
+        says,
+        ("target",),
+        {"min": low, "max": high},
+        try_next=advice,
+        magnitude=3.0,
     )
 
 
@@ -263,7 +270,9 @@ def empty_supervision(record: Record) -> Iterator[Finding]:
         says = "the loss divides zero by zero: its mask or its weights leave nothing to be averaged"
         patch = "loss = (losses * mask).sum() / mask.sum().clamp_min(1)"
         yield _unsupervised(says, patch, Severity.broken, {})
-    elif outcome.get("blocked") and record.facts["nonfinite"]["no_gradient"] and not outcome["value"]:
+    elif (
+        outcome.get("blocked") and record.facts["nonfinite"]["no_gradient"] and not outcome["value"]
+    ):
         says = "the loss and its gradient are exactly zero: nothing is asked of the network"
         yield _unsupervised(says, "", Severity.risk, {"loss": 0.0})
     yield from _too_short(record)
@@ -414,7 +423,11 @@ def _singular(one: Fact) -> Finding:
         + (f" ({file}:{line})" if file else "")
     )
     patch = "F.normalize(x, dim=-1, eps=1e-3)  # cosine_similarity takes eps too"
-    names = (one["module"] or "", one["feeder"]) if one["module"] is not None else (one["feeder"], "loss")
+    names = (
+        (one["module"] or "", one["feeder"])
+        if one["module"] is not None
+        else (one["feeder"], "loss")
+    )
     where = tuple(dict.fromkeys(name for name in names if name)) or ("",)
     evidence = {"gain": one["gain"], "denominator": one["denominator"]}
     advice = (Advice("larger-eps", patch), Advice("leave-out", "x = x[x.norm(dim=-1) > 0]"))

@@ -33,6 +33,7 @@ class Depth:
     parts: dict[str, Array]
     log_rms: Array
     spread: Array
+    within: Array
     slope: Array
     nominal: Array
     pre_rms: Array
@@ -71,10 +72,13 @@ class Depth:
 
         The band reaches from Gaussian weights' shift to the infinite-width value, which orthogonal
         weights keep, and three standard deviations beyond either. Where theory predicts most of the
-        gain from the weights' scale, chance is no explanation and nothing is taken off.
+        gain from the weights' scale, or fixed factors (a graph's averaging, a constant) make half of
+        it, chance is no explanation and nothing is taken off.
         """
-        if self.predicted * self.steady > 0 and abs(self.predicted) >= 0.6 * abs(self.steady):
-            return self.steady
+        fixed = float(self.parts["other"][self._usual].sum())
+        for known, share in ((self.predicted, 0.6), (fixed, 0.5)):
+            if known * self.steady > 0 and abs(known) >= share * abs(self.steady):
+                return self.steady
         shift, half = single_draw(self.totals.get("widths", []))
         return min(self.steady - shift + half, 0.0) + max(self.steady - half, 0.0)
 
@@ -111,6 +115,7 @@ def depth_of(record: Record) -> Depth | None:
         parts,
         record.read("log_rms", "unit"),
         record.read("spread", "unit"),
+        record.read("within", "unit"),
         record.read("slope", "unit"),
         record.read("slope_nominal", "unit"),
         record.read("pre_rms", "unit"),

@@ -14,7 +14,7 @@ from steadygrad.detectors.initialisation import evidence
 from steadygrad.detectors.words import layers, times
 
 
-@detector("G101", "exploding-gradient", needs=("flow", "gain"), explains=("G103", "G403"))
+@detector("G101", "exploding-gradient", needs=("flow", "gain"), explains=("G103", "G401", "G403"))
 def exploding_gradient(record: Record) -> Iterator[Finding]:
     """A gradient that grows on its way from the output to the first layer.
 
@@ -177,20 +177,33 @@ def collapsed_signal(record: Record) -> Iterator[Finding]:
 
     References: Schoenholz 2017 (arXiv 1611.01232); Dong 2021 (arXiv 2103.03404) for attention.
     """
-    flow, depth = record.facts["flow"], depth_of(record)
-    entering, leaving = float(flow["spread_in"]), float(flow["spread_out"])
-    if depth is None or not entering > 1e-3 or math.isnan(leaving):
+    depth, risk = depth_of(record), -4.5 if adaptive(record) else -3.0
+    if depth is None:
         return
-    left = math.log10(leaving / entering) if leaving > 0 else -16.0
-    risk = -4.5 if adaptive(record) else -3.0
-    if left > risk + 1:
+    flow = record.facts["flow"]
+    pairs = {
+        "samples": (float(flow["spread_in"]), float(flow["spread_out"]), depth.spread),
+        "positions of a sample": (float(flow["within_in"]), _last(depth.within), depth.within),
+    }
+    for what, (entering, leaving, along) in pairs.items():
+        if not entering > 1e-3 or math.isnan(leaving):
+            continue
+        left = math.log10(leaving / entering) if leaving > 0 else -16.0
+        if left > risk + 1:
+            continue
+        lost = np.flatnonzero(along < 0.1 * entering)
+        where = depth.named([int(lost[0])]) if len(lost) else ()
+        severity = Severity.broken if left < -6 else Severity.risk if left < risk else Severity.note
+        says = (
+            f"{what} that differ by {entering:.2g} of their size at the input differ by "
+            f"{leaving:.2g} at the output, {times(left)} less"
+        )
+        numbers = {"collapse_decades": left, "cosine": 1 - leaving**2}
+        yield Finding(severity, says, where, numbers, magnitude=-left)
         return
-    lost = np.flatnonzero(depth.spread < 0.1 * entering)
-    where = depth.named([int(lost[0])]) if len(lost) else ()
-    severity = Severity.broken if left < -6 else Severity.risk if left < risk else Severity.note
-    says = (
-        f"samples that differ by {entering:.2g} of their size at the input differ by {leaving:.2g} at "
-        f"the output, {times(left)} less"
-    )
-    numbers = {"collapse_decades": left, "cosine": 1 - leaving**2}
-    yield Finding(severity, says, where, numbers, magnitude=-left)
+
+
+def _last(values: np.ndarray) -> float:
+    """Last reading along the depth: a classifier reads positions until it pools them."""
+    read = values[~np.isnan(values)]
+    return float(read[-1]) if len(read) else math.nan

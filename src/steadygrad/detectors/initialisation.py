@@ -20,7 +20,7 @@ SCALES = {
 
 
 @detector(
-    "G201", "weak-init", needs=("weight_gain", "flow"), explains=("G102", "G104", "G105", "G606")
+    "G201", "weak-init", needs=("weight_gain", "flow"), explains=("G102", "G104", "G105", "G402")
 )
 def weak_init(record: Record) -> Iterator[Finding]:
     """Weights so small that each layer passes on only part of the gradient, or one layer does.
@@ -55,7 +55,7 @@ def weak_init(record: Record) -> Iterator[Finding]:
     "G202",
     "strong-init",
     needs=("weight_gain", "flow"),
-    explains=("G101", "G103", "G105", "G302", "G003", "G007", "G303", "G403"),
+    explains=("G101", "G103", "G105", "G302", "G003", "G007", "G401", "G403"),
 )
 def strong_init(record: Record) -> Iterator[Finding]:
     """Weights so large that signal and gradient grow from layer to layer, or at one layer.
@@ -235,13 +235,15 @@ def _odd_biases(record: Record, *, least: float = 0.7, beyond: float = 1.0) -> I
     """Biases that drown the signal they are added to, unlike the other biases of the model.
 
     Both the ratio to the signal and, as default inits go with 1 / sqrt(fan_in), bias * sqrt(fan_in)
-    must stand out. Where the activation behind it is dead or saturated, that is the finding.
+    must stand out. Where the activation behind it is dead or saturated, or where little signal
+    arrives in the first place, that is the finding.
     """
     sites = record.sites_of("weight")
     ratios = np.maximum(np.nan_to_num(record.read("bias_ratio", "weight"), nan=-3.0), -3.0)
     sizes = np.maximum(np.nan_to_num(record.read("bias_size", "weight"), nan=-3.0), -3.0)
+    faint = record.read("weight_in", "weight") < np.nanmedian(record.read("weight_in", "weight")) - 2
     for place, site in enumerate(sites):
-        if len(sites) < 3 or _drives(record, place) or ratios[place] < least:
+        if len(sites) < 3 or faint[place] or _drives(record, place) or ratios[place] < least:
             continue
         if min(_above(ratios, place), _above(sizes, place)) < beyond:
             continue
@@ -270,8 +272,11 @@ def _above(values: np.ndarray, place: int) -> float:
 
 def _drives(record: Record, place: int) -> bool:
     """Whether the activation behind a weight op is dead or saturated."""
-    zeros, passes = (record.read(m, "weight")[place] for m in ("feeds_zeros", "feeds_passes"))
-    return bool(zeros >= 0.999 or passes < -1)
+    zeros, dead, passes = (
+        record.read(metric, "weight")[place]
+        for metric in ("feeds_zeros", "feeds_dead", "feeds_passes")
+    )
+    return bool(zeros >= 0.999 or dead >= 0.9 or passes < -1)
 
 
 def _loses(record: Record, place: int) -> bool:

@@ -58,7 +58,9 @@ def _constant(end: Fact, what: str) -> Finding:
     says = f"a softmax over one unit is 1 whatever its input: the {what} is constant"
     says += " and every gradient exactly zero"
     advice = (Advice("sigmoid", "F.binary_cross_entropy_with_logits(scores, y)  # no softmax"),)
-    return Finding(Severity.broken, says, _where(end), {"units": 1.0}, try_next=advice, magnitude=9.0)
+    return Finding(
+        Severity.broken, says, _where(end), {"units": 1.0}, try_next=advice, magnitude=9.0
+    )
 
 
 def _where(end: Fact) -> tuple[str, ...]:
@@ -74,7 +76,9 @@ def _one_unit(one: Fact) -> Finding | None:
         says = "cross_entropy over one class is zero whatever is predicted"
         patch = "F.binary_cross_entropy_with_logits(scores.squeeze(1), y.float())"
         advice = (Advice("binary", patch),)
-        return Finding(Severity.broken, says, ("loss",), {"classes": 1.0}, try_next=advice, magnitude=9.0)
+        return Finding(
+            Severity.broken, says, ("loss",), {"classes": 1.0}, try_next=advice, magnitude=9.0
+        )
     return None
 
 

@@ -16,12 +16,18 @@ AFTER += ("G405", "G501", "G602", "G606", "G006")
 GIVEN = ("G002", "G003", "G004", "G005", "G007", *AFTER, "G601", "G605")
 
 CURES = (
-    ("softmax", "mask = mask & ~mask.all(-1, keepdim=True)  # True is masked: leave one key visible"),
+    (
+        "softmax",
+        "mask = mask & ~mask.all(-1, keepdim=True)  # True is masked: leave one key visible",
+    ),
     ("rsqrt", "(x + 1e-6).rsqrt()  # eps inside the root"),
     ("sqrt", "(x + 1e-12).sqrt()  # eps inside the root, not behind it"),
     ("norm", "(x.square().sum(-1) + 1e-12).sqrt()"),
     ("log_softmax", "F.log_softmax(x, -1)"),
-    ("log", "x.clamp_min(1e-12).log()  # of probabilities: F.log_softmax(scores, -1), F.logsigmoid(z)"),
+    (
+        "log",
+        "x.clamp_min(1e-12).log()  # of probabilities: F.log_softmax(scores, -1), F.logsigmoid(z)",
+    ),
     ("pow", "x.clamp_min(1e-12) ** p"),
     ("acos", "x.clamp(-1 + 1e-6, 1 - 1e-6).acos()"),
     ("asin", "x.clamp(-1 + 1e-6, 1 - 1e-6).asin()"),
@@ -135,7 +141,9 @@ def _bad_weights(bad: Sequence[Fact], facts: Fact) -> Finding:
         says,
         owners,
         {"count": float(first["count"]), "parameters": float(len(bad))},
-        try_next=(Advice("reinitialise", f"model.get_submodule({owners[0]!r}).reset_parameters()"),),
+        try_next=(
+            Advice("reinitialise", f"model.get_submodule({owners[0]!r}).reset_parameters()"),
+        ),
         magnitude=8.0,
     )
 
@@ -192,7 +200,9 @@ def nonfinite_backward(record: Record) -> Iterator[Finding]:
     elif event:
         yield _broken_slope(event, facts["gradients"])
     else:
-        says = f"the gradients of {len(facts['gradients'])} parameters overflow where they are summed"
+        says = (
+            f"the gradients of {len(facts['gradients'])} parameters overflow where they are summed"
+        )
         owners = [name.rpartition(".")[0] for name in facts["gradients"]]
         yield Finding(Severity.broken, says, tuple(dict.fromkeys(owners)), magnitude=6.0)
 
@@ -232,9 +242,7 @@ def _broken_slope(event: Fact, gradients: Sequence[str]) -> Finding:
         patch = "safe = torch.where(ok, x, torch.ones_like(x))\ny = torch.where(ok, f(safe), 0)"
         cures = (Advice("mask-the-input", patch), *cures)
     evidence = {"op": op, "node": event["node"], **event["values"]}
-    return Finding(
-        Severity.broken, says, _where(event), evidence, try_next=cures, magnitude=6.0
-    )
+    return Finding(Severity.broken, says, _where(event), evidence, try_next=cures, magnitude=6.0)
 
 
 def _where(event: Fact) -> tuple[str, ...]:
@@ -296,7 +304,9 @@ def norm_overflow(record: Record) -> Iterator[Finding]:
     patch = "loss = loss / loss.detach()  # only to see it train; then find what makes it so large"
     advice = (Advice("scale-the-loss", patch),)
     where = (*owners, "loss")
-    yield Finding(Severity.broken, says, where, evidence, try_next=advice, magnitude=worst["log_norm"])
+    yield Finding(
+        Severity.broken, says, where, evidence, try_next=advice, magnitude=worst["log_norm"]
+    )
 
 
 def _is_half(event: Fact) -> bool:
@@ -352,9 +362,7 @@ def _overflowed(event: Fact) -> Finding:
     )
     where = _where(event)
     evidence = {"op": event["op"], "dtype": event["dtype"], **event["values"]}
-    return Finding(
-        Severity.broken, says, where, evidence, try_next=_wider(where[0]), magnitude=7.0
-    )
+    return Finding(Severity.broken, says, where, evidence, try_next=_wider(where[0]), magnitude=7.0)
 
 
 def _wider(name: str) -> tuple[Advice, ...]:
@@ -363,7 +371,10 @@ def _wider(name: str) -> tuple[Advice, ...]:
         "with torch.autocast(device_type, enabled=False):\n"
         "    h = layer(h.float())  # where it is called"
     )
-    return (Advice("bfloat16", "torch.autocast(device_type, torch.bfloat16)"), Advice("float32-island", island))
+    return (
+        Advice("bfloat16", "torch.autocast(device_type, torch.bfloat16)"),
+        Advice("float32-island", island),
+    )
 
 
 @detector("G009", "poisoned-buffer", needs=("nonfinite",), explains=GIVEN)

@@ -52,7 +52,7 @@ def symmetric_init(record: Record) -> Iterator[Finding]:
     )
 
 
-@detector("G204", "uninitialised-memory", needs=("values",), explains=("G002", "G202", "G203"))
+@detector("G204", "uninitialised-memory", needs=("values",), explains=("G002", "G201", "G202", "G203"))
 def uninitialised_memory(record: Record) -> Iterator[Finding]:
     """Parameters made with `torch.empty` that nobody filled.
 

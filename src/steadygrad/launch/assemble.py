@@ -70,9 +70,8 @@ def chosen(passes: Sequence[Sequence[Term]]) -> list[Term]:
 def _score(terms: Sequence[Term], optimizer: Optimizer, visible: Named) -> tuple[Whole, Score]:
     first = score(terms, {}, {})
     held = {id(p): p for group in optimizer.param_groups for p in group["params"]}
-    free = [
-        t for e in first.entries for t in _leaves(e) if isinstance(t, nn.Parameter) or id(t) in held
-    ]
+    leaves = [leaf for entry in first.entries for leaf in _leaves(entry)]
+    free = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter) or id(leaf) in held]
     joined = whole(first.entries, list({id(t): t for t in free}.values()), visible)
     return joined, score(terms, joined.paths, joined.names)
 

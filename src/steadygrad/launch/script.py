@@ -137,9 +137,7 @@ def as_main(path: str, arguments: Sequence[str]) -> Iterator[types.ModuleType]:
 def _listening(session: Session, module: types.ModuleType) -> Iterator[None]:
     tape = session.heard.tape
     with ExitStack() as stack:
-        stack.enter_context(
-            _environment("TORCHDYNAMO_DISABLE", "1")
-        )  # compiled functions run eagerly
+        stack.enter_context(_environment("TORCHDYNAMO_DISABLE", "1"))  # compile() stays eager
         stack.enter_context(_backward_heard(session))
         stack.enter_context(_scaler_heard(session, module))
         stack.enter_context(_optimizers_heard(session))

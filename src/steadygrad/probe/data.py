@@ -17,7 +17,9 @@ from steadygrad.probe.subject import Readings, Subject
 from steadygrad.probe.trace import SAMPLED, Trace
 
 NORM = re.compile(r"norm$")
-SAME = re.compile(r"^(clone|view|reshape|flatten|transpose|permute|squeeze|unsqueeze|contiguous|to|t)$")
+SAME = re.compile(
+    r"^(clone|view|reshape|flatten|transpose|permute|squeeze|unsqueeze|contiguous|to|t)$"
+)
 VIEW = re.compile(r"^(view|reshape|flatten|transpose|permute|squeeze|unsqueeze|contiguous)$")
 
 

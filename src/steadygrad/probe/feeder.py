@@ -8,7 +8,9 @@ from torch.autograd.graph import Node
 
 from steadygrad.probe.trace import Trace
 
-WEIGHT = re.compile(r"^(__)?(linear|bilinear|conv|r?matmul|b?mm|addmm|einsum|embedding|lstm|gru|rnn)")
+WEIGHT = re.compile(
+    r"^(__)?(linear|bilinear|conv|r?matmul|b?mm|addmm|einsum|embedding|lstm|gru|rnn)"
+)
 
 
 def feeder(trace: Trace, node: Node | None, *, limit: int = 500) -> str:

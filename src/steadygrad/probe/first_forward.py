@@ -55,7 +55,6 @@ class Origin:
     index: tuple[int, ...] = ()
     values: dict[str, str] = field(default_factory=dict)
     dtype: str = ""
-    fixed: tuple[bool, ...] = ()
     all_masked: bool = False
     parent: Origin | None = None
 
@@ -71,7 +70,6 @@ class Origin:
             "index": list(self.index),
             "values": self.values,
             "dtype": self.dtype,
-            "fixed": list(self.fixed),
             "all_masked": self.all_masked,
             "overflow": overflow and not POLES.match(self.inner),
         }
@@ -111,7 +109,9 @@ class Search(TorchDispatchMode):
         self.running = running
         self.names = names
         self.history: list[Origin] = []
-        self._origins: dict[int, tuple[Tensor, Origin]] = {}  # by address; the tensor keeps it taken
+        self._origins: dict[
+            int, tuple[Tensor, Origin]
+        ] = {}  # by address; the tensor keeps it taken
 
     def __torch_dispatch__(
         self,
@@ -122,14 +122,15 @@ class Search(TorchDispatchMode):
     ) -> Any:  # whatever func returns
         """Run the op and note what it broke."""
         name = func._schema.name.removeprefix("aten::")
-        given = self._given(name, args, kwargs or {}, func._schema.is_mutable)
-        broken = [origin for origin in map(self._origin, given) if origin is not None]
+        given = self._given(func, name, args)
+        signals = [t for t in tensors(given) if _readable(t)]
+        broken = [origin for origin in map(self._origin, signals) if origin is not None]
         out = func(*args, **(kwargs or {}))
         if UNWRITTEN.match(name):
             return out
         for tensor in tensors(out):
             if _is_broken(tensor):
-                origin = self._made(func, name, given, tensor, broken)
+                origin = self._made(name, given, tensor, broken)
                 self._origins[tensor.untyped_storage().data_ptr()] = (tensor, origin)
         return out
 
@@ -140,12 +141,20 @@ class Search(TorchDispatchMode):
         guilty = [one for one in map(_root, nan_first) if one.how in ("born", "nan")]
         return guilty[0].fact() if guilty else {}
 
-    def _given(
-        self, name: str, args: Tree, kwargs: Tree, mutates: bool
-    ) -> list[Tensor]:
-        inputs = args[1:] if OVERWRITES.match(name) else args
-        found = [t for t in tensors((inputs, kwargs)) if _readable(t)]
-        return [_copied(t) if mutates and _origin_free(self, t) else t for t in found]
+    def _given(self, func: Any, name: str, args: tuple[Any, ...]) -> dict[str, Any]:
+        """Arguments by name; what the op may overwrite is copied, unless it is broken already."""
+        names = ["input" if one.name == "self" else one.name for one in func._schema.arguments]
+        named = dict(zip(names, args, strict=False))
+        if OVERWRITES.match(name):
+            named.pop("input", None)
+        if not func._schema.is_mutable:
+            return named
+        return {k: self._copied(v) if isinstance(v, Tensor) else v for k, v in named.items()}
+
+    def _copied(self, tensor: Tensor) -> Tensor:
+        if not _readable(tensor) or tensor.untyped_storage().data_ptr() in self._origins:
+            return tensor
+        return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
     def _origin(self, tensor: Tensor) -> Origin | None:
         """Origin of a broken tensor; None for one that is finite."""
@@ -157,12 +166,7 @@ class Search(TorchDispatchMode):
         return Origin("given", "", "", None, ("", 0), _result(tensor)[0])
 
     def _made(
-        self,
-        func: Any,  # an OpOverload
-        name: str,
-        given: Sequence[Tensor],
-        out: Tensor,
-        broken: Sequence[Origin],
+        self, name: str, given: Mapping[str, Any], out: Tensor, broken: Sequence[Origin]
     ) -> Origin:
         result, index = _result(out)
         nan = [one for one in broken if one.result == "nan"]
@@ -174,21 +178,11 @@ class Search(TorchDispatchMode):
         module = self.running[-1] if self.running else None
         origin = Origin(how, self.names.current, name, module, users_line(), result)
         origin.index, origin.dtype = index, str(out.dtype).removeprefix("torch.")
-        origin.values = _values(func, name, given, out, index)
-        origin.fixed = tuple(not t.requires_grad for t in given)
+        origin.values = _values(name, given, out, index)
         origin.parent = min(broken, key=lambda one: one.how != "born") if broken else None
-        origin.all_masked = how == "nan" and _all_masked(name, given, index)
+        origin.all_masked = how == "nan" and _all_masked(name, given.get("input"), index)
         self.history.append(origin)
         return origin
-
-
-def _origin_free(search: Search, tensor: Tensor) -> bool:
-    """Whether a copy of the tensor may stand for it: one that is broken is known by its address."""
-    return tensor.untyped_storage().data_ptr() not in search._origins
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
 def _root(origin: Origin) -> Origin:
@@ -224,21 +218,17 @@ def _result(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
 
 
 def _values(
-    func: Any,  # an OpOverload
-    name: str,
-    given: Sequence[Tensor],
-    out: Tensor,
-    index: tuple[int, ...],
+    name: str, given: Mapping[str, Any], out: Tensor, index: tuple[int, ...]
 ) -> dict[str, str]:
     """The inputs of an op where its output broke: a value where there is one, else the range."""
-    names = [one.name for one in func._schema.arguments if "Tensor" in str(one.type)]
-    names = ["input" if one == "self" else one for one in names]
-    names += [f"input {number}" for number in range(len(names), len(given))]
     elementwise = not MIXING.search(name)
-    return {
-        label: _value(tensor, out, index, elementwise)
-        for label, tensor in zip(names, given, strict=False)
-    }
+    found = {}
+    for label, value in given.items():
+        if isinstance(value, Tensor) and value.numel():
+            found[label] = _value(value, out, index, elementwise)
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[label] = f"{value:g}"
+    return found
 
 
 def _value(tensor: Tensor, out: Tensor, index: tuple[int, ...], elementwise: bool) -> str:
@@ -255,11 +245,10 @@ def broadcasts(small: Sequence[int], large: Sequence[int]) -> bool:
     return len(small) <= len(large) and all(a in (1, b) for a, b in pairs)
 
 
-def _all_masked(name: str, given: Sequence[Tensor], index: tuple[int, ...]) -> bool:
+def _all_masked(name: str, scores: object, index: tuple[int, ...]) -> bool:
     """Whether a softmax (or x - max x of one written by hand) got a row of nothing but -inf."""
-    if not given or not (SOFTMAX.search(name) or name == "sub"):
+    if not isinstance(scores, Tensor) or not (SOFTMAX.search(name) or name == "sub"):
         return False
-    scores = given[0]
     axes = range(scores.dim()) if scores.dim() == len(index) else ()
     return any(bool((_line(scores, index, axis) == -math.inf).all()) for axis in axes)
 

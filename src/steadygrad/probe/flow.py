@@ -27,7 +27,7 @@ from steadygrad.core.theory import Gain
 from steadygrad.probe.gain import Activation, gain
 from steadygrad.probe.graph import VIEWS, Graph, data_graph, leaves, sink_node
 from steadygrad.probe.subject import Readings, Subject
-from steadygrad.probe.trace import Op, log10_norm, spread, thin
+from steadygrad.probe.trace import Op, log10_norm, spread, thin, within
 
 ROLES = ("weight", "act", "norm", "block", "attn", "pool", "other")
 WEIGHT = re.compile(r"Addmm|Addmv|MmBackward|MvBackward|Bmm|Convolution|Linear|Rnn|Embedding|Matmul")
@@ -336,13 +336,22 @@ def _unit_row(subject: Subject, unit: list[Segment], entering: float) -> dict[st
     row["gain"] = sum(read) if read else math.nan
     row["joins"] = float(any(segment.joins for segment in unit))
     op = subject.trace.ops.get(unit[-1].node)
-    row |= {"log_rms": op.log_rms, "spread": op.spread, "zeros": op.zeros} if op else {}
+    row |= _signal(op) if op else {}
     row["gsc"] = row["gain"] + entering - op.log_norm if op else math.nan
     widths = [_width(one) for segment in unit for one in segment.weights]
     row["width"] = float(min(widths)) if widths else math.nan
     slopes = [_slopes(subject, s) for s in unit if s.role == "act"]
     row |= slopes[0] if slopes else {}
     return row
+
+
+def _signal(op: Op) -> dict[str, float]:
+    return {
+        "log_rms": op.log_rms,
+        "spread": op.spread,
+        "within": op.within,
+        "zeros": op.zeros,
+    }
 
 
 def _entering(subject: Subject) -> float:
@@ -464,12 +473,14 @@ def _what_follows(
     ops = subject.trace.ops
     after = graph.consumers(one.node)
     zeros = [ops[node].zeros for node in after if node in ops]
+    dead = [ops[node].dead for node in after if node in ops]
     flat = [local[n] - _nominal(subject, n) for n in after if n in local and _has_gain(n)]
     read = [value for value in flat if not math.isnan(value)]
     return {
         "normed": float(any(NORM.search(node.name()) for node in after)),
         "last": float(not any(node in ops for node in after)),
         "feeds_zeros": max(zeros, default=0.0),
+        "feeds_dead": max((d for d in dead if not math.isnan(d)), default=0.0),
         "feeds_passes": min(read, default=0.0),
     }
 
@@ -511,7 +522,7 @@ def _totals(
     out = subject.outputs[0].detach()
     log_out = log10_norm(out)
     out_spread = spread(thin(out))
-    in_norm, in_spread = _source_reading(subject, graph)
+    in_norm, in_spread, in_within = _source_reading(subject, graph)
     collapse = _log(out_spread) - _log(in_spread)
     return {
         "total_decades": total - pooled,
@@ -521,6 +532,8 @@ def _totals(
         "nlc": total + in_norm - log_out - collapse,
         "spread_in": in_spread,
         "spread_out": out_spread,
+        "within_in": in_within,
+        "within_out": within(out),
         "out_log_rms": log_out - 0.5 * math.log10(max(1, out.numel())),
         "widths": [_width(one) for segment in segments for one in segment.weights[:1]],
         "trunk": len(graph.trunk),
@@ -534,12 +547,12 @@ def _sum(gains: Iterable[float]) -> float:
     return sum(gain for gain in gains if not math.isnan(gain))
 
 
-def _source_reading(subject: Subject, graph: Graph) -> tuple[float, float]:
+def _source_reading(subject: Subject, graph: Graph) -> tuple[float, float, float]:
     for tensor in subject.trace.inputs + subject.trace.entries:
         if sink_node(tensor) is graph.sink:
             signal = tensor.detach()
-            return log10_norm(signal), spread(thin(signal))
-    return math.nan, math.nan
+            return log10_norm(signal), spread(thin(signal)), within(signal)
+    return math.nan, math.nan, math.nan
 
 
 def _log(value: float) -> float:

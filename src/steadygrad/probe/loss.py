@@ -98,8 +98,10 @@ def _ends(trace: Trace) -> list[tuple[str, Node]]:
 def _is_difference(trace: Trace, sources: tuple[Node, ...]) -> bool:
     known = [trace.ops[node] for node in sources if node in trace.ops]
     names = {op.name for op in known}
-    return len(known) == len(sources) > 0 and names <= {"sub", "rsub", "__rsub__"} and all(
-        op.call < 0 and len(op.sources) == 1 for op in known
+    return (
+        len(known) == len(sources) > 0
+        and names <= {"sub", "rsub", "__rsub__"}
+        and all(op.call < 0 and len(op.sources) == 1 for op in known)
     )
 
 

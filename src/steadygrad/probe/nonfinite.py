@@ -73,7 +73,7 @@ def given(subject: Subject) -> Iterator[tuple[str, Tensor]]:
         if call.parent == -1 and call.inputs is not None:
             for tensor in tensors(call.inputs):
                 if is_signal(tensor):
-                    yield f"input {number}", tensor.detach()
+                    yield f"input {number}", tensor
                 number += 1
 
 

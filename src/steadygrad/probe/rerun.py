@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -15,9 +16,11 @@ from steadygrad.probe.tree import Tree
 def rerun(subject: Subject, listener: AbstractContextManager[Any]) -> Tree:
     """Return what one more pass gives, run under a listener and the same random numbers.
 
-    Modules write to clones of their buffers: the graph of the first pass holds the originals.
+    Modules write to clones of their buffers: the graph of the first pass holds the originals. What
+    the pass warns of has been said the first time.
     """
-    with _buffers_aside(subject.model), listener:
+    with _buffers_aside(subject.model), warnings.catch_warnings(), listener:
+        warnings.simplefilter("ignore")
         return subject.again()
 
 

@@ -52,7 +52,8 @@ class Op:
     """What one op put out. `log_norm` is log10 of the L2 norm (inf: broken, -inf: all zero).
 
     `spread` is |h[1:] - h[:-1]| / (sqrt(2) |h|): 1 for unrelated samples, 0 when all look alike;
-    `zeros` the share of exact zeros; `dead` the share of units that no sample switched on (relu
+    `within` the same between the positions (tokens, graph nodes) of one sample, NaN unless the
+    output is [samples, positions, features]; `zeros` the share of exact zeros; `dead` the share of units that no sample switched on (relu
     kin only, else NaN); `peak` the largest magnitude (NaN unless the dtype is half).
     """
 
@@ -65,6 +66,7 @@ class Op:
     shape: tuple[int, ...]
     dtype: torch.dtype
     spread: float
+    within: float
     zeros: float
     peak: float
     zeros_before: float
@@ -251,14 +253,19 @@ def users_line() -> tuple[str, int]:
 
 def _readings(
     out: Tensor,
-) -> tuple[float, int, tuple[int, ...], torch.dtype, float, float, float]:
+) -> tuple[float, int, tuple[int, ...], torch.dtype, float, float, float, float]:
     log_norm = log10_norm(out)
-    shape = tuple(out.shape)
+    size = log_norm, out.numel(), tuple(out.shape), out.dtype
     if log_norm == math.inf or out.numel() == 0:
-        return log_norm, out.numel(), shape, out.dtype, math.nan, math.nan, math.nan
+        return *size, math.nan, math.nan, math.nan, math.nan
     rows = thin(out)
     zeros = float((rows == 0).sum()) / rows.numel()
-    return log_norm, out.numel(), shape, out.dtype, spread(rows), zeros, _peak(out)
+    return *size, spread(rows), within(out), zeros, _peak(out)
+
+
+def within(out: Tensor) -> float:
+    """How different neighbouring positions of the first sample are; see `spread`."""
+    return spread(thin(out[0])) if out.dim() == 3 and out.shape[1] > 1 else math.nan
 
 
 def _is_relu(func: Callable[..., Any]) -> bool:

@@ -1,7 +1,7 @@
 """Gradient accumulation, autocast, a loss scaler, an evaluation before training, two roots."""
 
 import torch
-import torch.nn.functional as F
+
 from torch import nn
 
 
@@ -20,7 +20,7 @@ def main():
             noise = 0.1 * torch.randn(16, 8)
             code = encoder(torch.randn(16, 8) + noise)
             logits = head(code + 0.1 * torch.randn_like(code)) / temperature
-        loss = F.cross_entropy(logits.float(), torch.randint(0, 3, (16,))) / 4
+        loss = nn.functional.cross_entropy(logits.float(), torch.randint(0, 3, (16,))) / 4
         scaler.scale(loss).backward()
         if step % 4 == 3:
             scaler.unscale_(optimizer)
