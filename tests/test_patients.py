@@ -1,4 +1,4 @@
-"""The sick are found, the healthy are left in peace: a fast subset of `python -m bench patients`."""
+"""The sick are found and the healthy left in peace: a subset of `python -m bench patients`."""
 
 from __future__ import annotations
 

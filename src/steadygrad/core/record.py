@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Role = Literal["unit", "branch", "output", "weight", "time", "step"]
-"""What a site is: a unit of the trunk, an op beside the trunk, a module's output, a parameter,
-a recurrent module seen over time, or the optimizer step itself."""
+Role = Literal["unit", "output", "weight", "norm", "time", "step"]
+"""What a site is: a unit of the trunk, the output of an activation, norm, or attention op, an op
+with weights, a norm's own scale and shift, a recurrent module over time, or the step itself."""
 
 Facts = Mapping[str, Any]  # JSON-like: strings, numbers, lists and dicts thereof
 

@@ -39,7 +39,7 @@ def dead_relu(record: Record) -> Iterator[Finding]:
         return
     site, zeros = record.sites_of("output")[first], record.read("op_zeros", "output")[first]
     share = record.read("op_dead", "output")[first]
-    feeding = feeder(record, site)
+    feeding = feeder(record, first)
     where = tuple(dict.fromkeys(name for name in (feeding, site.name) if name))
     amount = f"{zeros:.1%} of the outputs" if zeros >= 0.999 else f"{share:.0%} of the units"
     says = (
@@ -68,10 +68,9 @@ def _first_dead(record: Record) -> int | None:
     return min(np.flatnonzero(dead), key=lambda place: sites[place].depth, default=None)
 
 
-def feeder(record: Record, site: Site) -> str:
-    """Name of the last weight op before a site in forward order; '' when there is none."""
-    before = [one for one in record.sites_of("weight") if 0 <= one.depth < site.depth]
-    return max(before, key=lambda one: one.depth).name if before else ""
+def feeder(record: Record, place: int) -> str:
+    """Name of the module whose parameters feed the output at this place; '' for none."""
+    return str(record.facts["feeders"][place])
 
 
 @detector(
@@ -119,39 +118,52 @@ def saturated_activation(record: Record) -> Iterator[Finding]:
     yield from _odd_activations(record)
 
 
-def _odd_activations(record: Record, *, least: float = 1.0) -> Iterator[Finding]:
-    """Activations that pass far less of the gradient than others of their kind."""
+def _odd_activations(record: Record) -> Iterator[Finding]:
+    """Activations that pass far less of the gradient than others of their kind, as one finding."""
+    flat = _flat(record)
+    if not flat:
+        return
     sites = record.sites_of("output")
-    gains, nominal = record.read("op_gain", "output"), record.read("op_nominal", "output")
+    passes = record.read("op_gain", "output") - record.read("op_nominal", "output")
+    worst = min(flat, key=lambda place: passes[place])
+    size = float(-passes[worst]) if math.isfinite(passes[worst]) else 9.0
+    feeding = feeder(record, worst)
+    ordered = sorted(flat, key=lambda place: sites[place].depth)
+    pairs = [(feeder(record, place), sites[place].name) for place in ordered]
+    where = tuple(dict.fromkeys(name for pair in pairs for name in pair if name))
+    driver = f"the bias of {feeding}" if _bias_of(record, feeding) > 0.7 else feeding
+    says = (
+        f"{layers([name or 'an activation' for _, name in pairs])} pass as little as 1e-{size:.1f} of "
+        f"the gradient that they would pass under N(0, 1): {driver or 'the layer before'} drives "
+        "the activation into its flat ends"
+    )
+    severity = Severity.broken if size >= 3 else Severity.risk
+    patch = f"nn.init.zeros_(model.get_submodule({feeding!r}).bias)"
+    advice = (Advice("reinitialise", patch),)
+    numbers = {"passes_decades": -size, "activations": float(len(flat))}
+    yield Finding(severity, says, where, numbers, try_next=advice, magnitude=size)
+
+
+def _flat(record: Record, *, least: float = 1.0) -> list[int]:
+    """Places of activations that pass a decade less than N(0, 1) would, by a bias or unlike peers."""
+    sites = record.sites_of("output")
+    away = record.read("op_gain", "output") - record.read("op_nominal", "output")
     zeros = record.read("op_zeros", "output")
-    for place, site in enumerate(sites):
-        away = gains[place] - nominal[place]
-        if not np.isfinite(nominal[place]) or zeros[place] >= 0.9 or not away < -least:
-            continue
-        peers = _peers(sites, gains - nominal, place)
-        feeding = feeder(record, site)
-        driven = _bias_of(record, feeding) > 0.7
-        if not driven and (len(peers) < 2 or float(np.median(peers)) - away < least):
-            continue
-        where = tuple(dict.fromkeys(name for name in (feeding, site.name) if name))
-        size = -away if math.isfinite(away) else 9.0
-        says = (
-            f"{site.name or site.kind} passes 1e{-size:.1f} of the gradient that it would pass under "
-            f"N(0, 1): {'the bias of ' if driven else ''}{feeding or 'the layer before'} drives it "
-            "into its flat ends"
-        )
-        severity = Severity.broken if size >= 3 else Severity.risk
-        patch = f"nn.init.zeros_(model.get_submodule({feeding!r}).bias)"
-        advice = (Advice("reinitialise", patch),)
-        numbers = {"passes_decades": -size}
-        yield Finding(severity, says, where, numbers, try_next=advice, magnitude=size)
+    found = []
+    for place in np.flatnonzero((away < -least) & ~(zeros >= 0.9)):
+        peers = _peers(sites, away, int(place))
+        unlike = len(peers) >= 2 and float(np.median(peers)) - away[place] >= least
+        if unlike or _bias_of(record, feeder(record, int(place))) > 0.7:
+            found.append(int(place))
+    return found
 
 
 def _bias_of(record: Record, name: str) -> float:
-    """log10 of bias to signal at a weight op; -inf where there is no bias or no such op."""
-    sites, ratios = record.sites_of("weight"), record.read("bias_ratio", "weight")
-    mine = [ratios[i] for i, site in enumerate(sites) if site.name == name]
-    return float(np.nanmax(mine)) if np.isfinite(mine).any() else -math.inf
+    """log10 of shift to signal at a weight op or norm; -inf where there is no such op."""
+    pairs = [*zip(record.sites_of("weight"), record.read("bias_ratio", "weight"), strict=True)]
+    pairs += zip(record.sites_of("norm"), record.read("norm_shift", "norm"), strict=True)
+    mine = [float(ratio) for site, ratio in pairs if site.name == name and np.isfinite(ratio)]
+    return max(mine, default=-math.inf)
 
 
 def _peers(sites: Sequence[Site], values: np.ndarray, place: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Data and targets: their scale, their labels, and what becomes of them in exponentials and roots."""
+"""Data and targets: their scale, their labels, and what exponentials and roots make of them."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def _unscaled(row: Fact, layer: Fact, uneven: bool) -> Finding:
         )
     else:
         says = (
-            f"{row['name']} enters {layer['module'] or 'the first layer'} with a root mean square of "
-            f"{layer['rms_in']:.3g} (mean {row['mean']:.3g}, deviation {row['std']:.3g}) and leaves "
-            f"it with {layer['rms_out']:.3g}; nothing normalises it"
+            f"{row['name']} enters {layer['module'] or 'the first layer'} with a root mean square "
+            f"of {layer['rms_in']:.3g} (mean {row['mean']:.3g}, deviation {row['std']:.3g}) and "
+            f"leaves it with {layer['rms_out']:.3g}; nothing normalises it"
         )
     if row["whole"] and row["peak"] > 255:
         says += "; they are whole numbers: ids belong into an embedding"
@@ -111,11 +111,11 @@ def unscaled_target(
         size, mine = target["rms"], given.get("rms", 0.0)
         if size > ratio * max(mine, 1.0):
             says = (
-                f"the targets of {one['name']} have a mean of {target['mean']:.4g} and a deviation of "
-                f"{target['std']:.4g}, the predictions a root mean square of {mine:.3g}: "
+                f"the targets of {one['name']} have a mean of {target['mean']:.4g} and a deviation "
+                f"of {target['std']:.4g}, the predictions a root mean square of {mine:.3g}: "
                 f"they start {size / max(mine, 1.0):.2g} times too small"
             )
-            patch = "y = (y - y_mean) / y_std  # of the training set; prediction * y_std + y_mean undoes it"
+            patch = "y = (y - y_mean) / y_std  # of the training set; undo it when predicting"
             yield Finding(
                 Severity.risk if size > far else Severity.note,
                 says,
@@ -191,7 +191,7 @@ EXCEPTIONS = (
     ),
     (
         r"Assertion `?t >= 0 && t < n_classes|device-side assert",
-        "a label lies outside of the classes (CUDA says so late): they must be 0 to C-1 for C scores",
+        "a label lies outside of the classes (CUDA says so late): labels are 0 to C-1 for C scores",
         "target",
         "assert 0 <= y.min() and y.max() < model(x).shape[1]",
     ),
@@ -223,7 +223,7 @@ EXCEPTIONS = (
 
 
 def explain_exception(error: BaseException) -> Finding | None:
-    """Translate what torch raises over a label into a finding; None when it is about other things."""
+    """Translate what torch raises over a label into a finding; None when it is no such thing."""
     for pattern, says, where, patch in EXCEPTIONS:
         match = re.search(pattern, str(error))
         if match:
@@ -278,13 +278,17 @@ def empty_supervision(record: Record) -> Iterator[Finding]:
     yield from _too_short(record)
 
 
+def _no_gradient(record: Record) -> bool:
+    return bool(record.facts["nonfinite"]["no_gradient"])
+
+
 def _is_empty(one: Fact) -> bool:
     return bool(one.get("effective") == 0 and one.get("labels"))
 
 
 def _zero_by_zero(event: Fact) -> bool:
     values = list(event["values"].values())
-    divides = event["inner"].startswith("div") and event["module"] is None
+    divides = event["inner"].startswith("div") and event["module"] is None and event["trained"]
     return divides and len(values) == 2 and {float(v) for v in values if _is_number(v)} == {0.0}
 
 
@@ -313,8 +317,8 @@ def _too_short(record: Record) -> Iterator[Finding]:
         if one.get("too_short"):
             sample, given, needed = one["too_short"][0]
             says = (
-                f"CTC cannot align {len(one['too_short'])} of the samples: sample {sample} has {given} "
-                f"steps and needs {needed} (its labels plus one per repeat)"
+                f"CTC cannot align {len(one['too_short'])} of the samples: sample {sample} has "
+                f"{given} steps and needs {needed} (its labels plus one per repeat)"
             )
             patch = "F.ctc_loss(..., zero_infinity=True)  # or less downsampling before it"
             evidence = {"too_short": float(len(one["too_short"]))}
@@ -380,13 +384,13 @@ def singular_normalisation(record: Record, *, steep: float = 4.0) -> Iterator[Fi
 
     What it looks at: every division of the pass (those inside normalize and cosine_similarity, too)
     that has a denominator below 1e-6 under a numerator no larger, and multiplies the largest
-    gradient that really arrives there by more than a million; a zero row whose gradient is masked is
-    left alone. Norm layers whose input's variance is below their eps, so that they do not restore
-    the scale, are a note; a risk where eps is so small that the gradient grows by more than
+    gradient that really arrives there by more than a million; a zero row whose gradient is masked
+    is left alone. Norm layers whose input's variance is below their eps, so that they do not
+    restore the scale, are a note; a risk where eps is so small that the gradient grows by more than
     10**`steep`.
 
-    Why it matters: one all-zero row (a blank image, a padded sample, a dead ReLU without bias) takes
-    over the whole gradient, and clipping then silences all others.
+    Why it matters: one all-zero row (a blank image, a padded sample, a dead ReLU without bias)
+    takes over the whole gradient, and clipping then silences all others.
 
     When it is wrong: under clipping by value it may only be noise.
 
@@ -399,8 +403,8 @@ def singular_normalisation(record: Record, *, steep: float = 4.0) -> Iterator[Fi
     for one in record.facts["below_eps"]:
         steeply = one["log_gain"] > steep
         says = (
-            f"{one['module']} gets a signal of root mean square 1e{one['log_rms']:.1f}, below its eps "
-            f"of {one['eps']:g}, and multiplies gradients by 1e{one['log_gain']:.1f}"
+            f"{one['module']} gets a signal of root mean square 1e{one['log_rms']:.1f}, below its "
+            f"eps of {one['eps']:g}, and multiplies gradients by 1e{one['log_gain']:.1f}"
         )
         patch = f"model.get_submodule({one['module']!r}).eps = 1e-5"
         yield Finding(

@@ -93,7 +93,10 @@ def _odd_units(record: Record, *, up: bool, least: float = 2.0) -> Iterator[Find
     depth = depth_of(record)
     for place in depth.odd if depth else []:
         away = float(depth.gain[place] - depth.trend)
-        if place == 0 or depth.joins[place] or (away > 0) != up or abs(away) < least or _rescales(depth, place):
+        far = min(abs(away), abs(float(depth.gain[place])))
+        if place == 0 or depth.joins[place] or (away > 0) != up or far < least:
+            continue
+        if _rescales(depth, place):
             continue
         site = depth.sites[place]
         name = site.name or site.kind

@@ -80,6 +80,7 @@ def strong_init(record: Record) -> Iterator[Finding]:
         yield _scale_finding(record, trend)
     yield from _odd_findings(record, below=False)
     yield from _odd_biases(record)
+    yield from _odd_shifts(record)
 
 
 @detector("G205", "growing-residual", needs=("flow",), explains=("G101", "G103", "G401", "G403"))
@@ -241,7 +242,7 @@ def _odd_biases(record: Record, *, least: float = 0.7, beyond: float = 1.0) -> I
     sites = record.sites_of("weight")
     ratios = np.maximum(np.nan_to_num(record.read("bias_ratio", "weight"), nan=-3.0), -3.0)
     sizes = np.maximum(np.nan_to_num(record.read("bias_size", "weight"), nan=-3.0), -3.0)
-    faint = record.read("weight_in", "weight") < np.nanmedian(record.read("weight_in", "weight")) - 2
+    faint = _faint(record.read("weight_in", "weight"))
     for place, site in enumerate(sites):
         if len(sites) < 3 or faint[place] or _drives(record, place) or ratios[place] < least:
             continue
@@ -262,6 +263,33 @@ def _odd_biases(record: Record, *, least: float = 0.7, beyond: float = 1.0) -> I
                 Advice("zero-bias", f"nn.init.zeros_(model.get_submodule({site.name!r}).bias)"),
             ),
             magnitude=float(ratios[place]),
+        )
+
+
+def _faint(entering: np.ndarray, *, least: float = 2.0) -> np.ndarray:
+    """Whether 2 decades less signal enters an op than entered some op before it."""
+    strongest = np.maximum.accumulate(np.nan_to_num(entering, nan=-99.0, neginf=-99.0))
+    return np.asarray(strongest - np.nan_to_num(entering, nan=99.0) > least)
+
+
+def _odd_shifts(record: Record, *, least: float = 0.7, beyond: float = 1.0) -> Iterator[Finding]:
+    """Shifts of norms that drown the normalised signal, unlike those of other norms: notes."""
+    sites = record.sites_of("norm")
+    ratios = np.maximum(np.nan_to_num(record.read("norm_shift", "norm"), nan=-3.0), -3.0)
+    for place, site in enumerate(sites):
+        if len(sites) < 3 or ratios[place] < least or _above(ratios, place) < beyond:
+            continue
+        size = float(ratios[place])
+        says = f"the shift of {site.name} is {times(size)} the signal that it has normalised"
+        patch = f"nn.init.zeros_(model.get_submodule({site.name!r}).bias)"
+        yield Finding(
+            Severity.note,
+            says,
+            (site.name,),
+            {"bias_to_signal_decades": size},
+            confidence="possible",
+            try_next=(Advice("zero-bias", patch),),
+            magnitude=size,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ def blocked_output(record: Record) -> Iterator[Finding]:
     and a cross-entropy over one class are constant: broken. A last ReLU of which every output is
     zero: broken. A softmax (or sigmoid) before cross_entropy, which takes the softmax itself, and a
     sigmoid before binary_cross_entropy_with_logits: a risk, since the loss keeps a floor
-    (ln(e + C - 1) - 1, 1.46 for ten classes) and passes a fraction of the gradient, which is measured
+    (ln(e + C - 1) - 1, 1.46 for ten classes) and passes a fraction of the gradient, as measured
     (0.12 for ten classes, 0.003 for a thousand: broken below 0.05). log_softmax twice is harmless
     and not reported. Targets of which more than 60 % lie beyond what the last tanh, sigmoid or ReLU
     can put out. A sigmoid that is exactly 0 or 1 for most samples, most of them wrongly.
@@ -44,7 +45,7 @@ def blocked_output(record: Record) -> Iterator[Finding]:
     if not losses and end.get("width") == 1 and "softmax" in end["op"]:
         yield _constant(end, "output")
     for one in losses:
-        found = next((f for f in map(lambda look: look(one), LOOKS) if f is not None), None)
+        found = next((f for f in (look(one) for look in LOOKS) if f is not None), None)
         if found is not None:
             yield found
             return
@@ -107,8 +108,6 @@ def _softmax_twice(one: Fact, *, lost: float = 0.05) -> Finding | None:
 
 def _floor(classes: int) -> float:
     """The least cross-entropy of scores between 0 and 1: -ln(e / (e + C - 1))."""
-    import math
-
     return math.log(math.e + classes - 1) - 1
 
 
@@ -170,8 +169,8 @@ def _unreached(one: Fact, *, most: float = 0.6) -> Finding | None:
         return None
     target = one["target"]
     says = (
-        f"{share:.0%} of the targets ({target['min']:.3g} to {target['max']:.3g}) lie beyond what the "
-        f"last {end['op']} can put out: it saturates and the loss stays"
+        f"{share:.0%} of the targets ({target['min']:.3g} to {target['max']:.3g}) lie beyond what "
+        f"the last {end['op']} can put out: it saturates and the loss stays"
     )
     advice = (Advice("linear-output", f"{_identity(end)}# or scale the targets into its range"),)
     return Finding(

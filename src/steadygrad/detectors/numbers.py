@@ -11,14 +11,14 @@ from steadygrad.detectors.words import layers
 
 Fact = Mapping[str, Any]  # JSON-like, see core.record.Facts
 FLOW = ("G101", "G102", "G103", "G104", "G105", "G106", "G107")
-AFTER = (*FLOW, "G201", "G202", "G205", "G301", "G302", "G303", "G304", "G401", "G402", "G403")
-AFTER += ("G405", "G501", "G602", "G606", "G006")
+INSIDE = ("G201", "G202", "G205", "G301", "G302", "G303", "G304", "G501", "G602", "G606")
+AFTER = (*FLOW, *INSIDE, "G006", "G401", "G402", "G403", "G405")
 GIVEN = ("G002", "G003", "G004", "G005", "G007", *AFTER, "G601", "G605")
 
 CURES = (
     (
         "softmax",
-        "mask = mask & ~mask.all(-1, keepdim=True)  # True is masked: leave one key visible",
+        "mask = mask & ~mask.all(-1, keepdim=True)  # True is masked: keep one key",
     ),
     ("rsqrt", "(x + 1e-6).rsqrt()  # eps inside the root"),
     ("sqrt", "(x + 1e-12).sqrt()  # eps inside the root, not behind it"),
@@ -26,7 +26,7 @@ CURES = (
     ("log_softmax", "F.log_softmax(x, -1)"),
     (
         "log",
-        "x.clamp_min(1e-12).log()  # of probabilities: F.log_softmax(scores, -1), F.logsigmoid(z)",
+        "x.clamp_min(1e-12).log()  # of probabilities: F.log_softmax, F.logsigmoid",
     ),
     ("pow", "x.clamp_min(1e-12) ** p"),
     ("acos", "x.clamp(-1 + 1e-6, 1 - 1e-6).acos()"),
@@ -96,15 +96,17 @@ def _index(place: Sequence[int]) -> str:
 
 
 def _matters(facts: Fact) -> bool:
-    return bool(facts["nan_outputs"] or facts["loss"] or facts["gradients"])
+    """Whether anything broken reaches the loss, its gradient, or, without a loss, the outputs."""
+    outputs = facts["loss"] is None and facts["nan_outputs"]
+    return bool(outputs or facts["loss"] or facts["gradients"])
 
 
 @detector("G002", "nonfinite-forward", needs=("nonfinite",), explains=("G003", "G004", *AFTER))
 def nonfinite_forward(record: Record) -> Iterator[Finding]:
     """An op of the model makes NaN or infinity of finite numbers, or a weight is broken already.
 
-    What it looks at: outputs and loss. Only when they are broken, the pass is run again, and each op
-    below autograd is asked whether its output is broken while its inputs are finite; a broken value
+    What it looks at: outputs and loss. Only when they are broken is the pass run again, and each
+    op below autograd asked whether its output is broken while its inputs are finite; a broken value
     carries the name of the op it was born in, so that an infinity is blamed and not the norm that
     makes NaN of it two layers later. An infinity that was asked for (masked_fill, where, full, an
     additive mask) is not to blame; a softmax over nothing but such is.
@@ -124,7 +126,8 @@ def nonfinite_forward(record: Record) -> Iterator[Finding]:
     if bad:
         yield _bad_weights(bad, facts)
     event = facts["forward"]
-    if event and event["module"] is not None and not bad and not _is_half(event):
+    reaches = facts["loss"] is not False
+    if event and reaches and event["module"] is not None and not bad and not _is_half(event):
         yield _broken_op(event, "forward")
 
 
@@ -136,14 +139,13 @@ def _bad_weights(bad: Sequence[Fact], facts: Fact) -> Finding:
         f"{_be(first)} NaN or infinite before the first step"
     )
     says += f", and {len(bad) - 1} more parameters are broken" if len(bad) > 1 else ""
+    patch = f"model.get_submodule({owners[0]!r}).reset_parameters()"
     return Finding(
         Severity.broken if _matters(facts) else Severity.risk,
         says,
         owners,
         {"count": float(first["count"]), "parameters": float(len(bad))},
-        try_next=(
-            Advice("reinitialise", f"model.get_submodule({owners[0]!r}).reset_parameters()"),
-        ),
+        try_next=(Advice("reinitialise", patch),),
         magnitude=8.0,
     )
 
@@ -296,9 +298,9 @@ def norm_overflow(record: Record) -> Iterator[Finding]:
     worst = rows[0]
     owners = tuple(dict.fromkeys(row["name"].rpartition(".")[0] for row in rows))
     says = (
-        f"the gradient of {worst['name']} is finite with a norm of 1e{worst['log_norm']:.1f}, which "
-        f"overflows in {worst['dtype']} (limit 1e{worst['limit']:.1f}): clipping by norm would set "
-        "all gradients to zero"
+        f"the gradient of {worst['name']} is finite with a norm of 1e{worst['log_norm']:.1f}, "
+        f"which overflows in {worst['dtype']} (limit 1e{worst['limit']:.1f}): clipping by norm "
+        "would set all gradients to zero"
     )
     evidence = {"log10_norm": worst["log_norm"], "limit": worst["limit"]}
     patch = "loss = loss / loss.detach()  # only to see it train; then find what makes it so large"
@@ -338,9 +340,9 @@ def half_precision_overflow(record: Record, *, headroom: float = 10.0) -> Iterat
 
     References: transformers#5651, #10956; nanoGPT#167; DebugUnderflowOverflow, transformers#11274.
     """
-    event = record.facts["nonfinite"]["forward"]
-    if event and _is_half(event):
-        yield _overflowed(event)
+    facts = record.facts["nonfinite"]
+    if facts["forward"] and _is_half(facts["forward"]) and _matters(facts):
+        yield _overflowed(facts["forward"])
         return
     tight = [row for row in record.facts["half"] if 1 / headroom < row["share"] < float("inf")]
     if not tight:
@@ -349,7 +351,7 @@ def half_precision_overflow(record: Record, *, headroom: float = 10.0) -> Iterat
     names = tuple(dict.fromkeys(row["module"] for row in tight if row["module"])) or ("",)
     says = (
         f"{worst['op']} in {layers(names[:1])} reaches {worst['peak']:.4g} in {worst['dtype']}, "
-        f"{worst['share']:.0%} of its largest number {worst['limit']:.5g}: the next batches overflow"
+        f"{worst['share']:.0%} of its largest number {worst['limit']:.5g}: others will overflow"
     )
     evidence = {"peak": worst["peak"], "share": worst["share"], "dtype": worst["dtype"]}
     yield Finding(Severity.risk, says, names, evidence, try_next=_wider(names[0]), magnitude=1.0)
@@ -357,8 +359,8 @@ def half_precision_overflow(record: Record, *, headroom: float = 10.0) -> Iterat
 
 def _overflowed(event: Fact) -> Finding:
     says = (
-        f"{event['op']} in {_place(event)} overflows {event['dtype']}: it makes {event['result']} of "
-        f"{_values(event['values']) or 'finite numbers'}" + _line(event)
+        f"{event['op']} in {_place(event)} overflows {event['dtype']}: it makes {event['result']} "
+        f"of {_values(event['values']) or 'finite numbers'}" + _line(event)
     )
     where = _where(event)
     evidence = {"op": event["op"], "dtype": event["dtype"], **event["values"]}
@@ -381,7 +383,7 @@ def _wider(name: str) -> tuple[Advice, ...]:
 def poisoned_buffer(record: Record) -> Iterator[Finding]:
     """A buffer, such as a batch norm's running mean, is NaN or infinite.
 
-    What it looks at: every buffer. One whose broken values are all -inf is a mask and is left alone,
+    What it looks at: every buffer. One whose broken values are all -inf is a mask and left alone,
     unless it holds running statistics.
 
     Why it matters: training uses the statistics of the batch and looks fine, evaluation uses the
@@ -401,7 +403,7 @@ def poisoned_buffer(record: Record) -> Iterator[Finding]:
     if not bad:
         return
     owners = tuple(dict.fromkeys(row["name"].rpartition(".")[0] for row in bad))
-    says = f"{bad[0]['count']} of {bad[0]['numel']} numbers of the buffer {bad[0]['name']} {_be(bad[0])} "
+    says = f"{bad[0]['count']} of {bad[0]['numel']} numbers of {bad[0]['name']} {_be(bad[0])} "
     says += "NaN or infinite: training may look fine, evaluation will not"
     patch = f"model.get_submodule({owners[0]!r}).reset_running_stats()"
     evidence = {"count": float(bad[0]["count"]), "buffers": float(len(bad))}

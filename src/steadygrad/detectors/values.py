@@ -18,8 +18,8 @@ def symmetric_init(record: Record) -> Iterator[Finding]:
     then, to 1e-6, and changes the outcome when it is filled with noise, is broken. There is no
     threshold on the values: the mechanism is tried. (Three steps and 3 % are chosen by us.)
 
-    **Why it matters.** A layer of equal units is one unit, however wide it is; a zero layer behind a
-    zero layer passes neither signal nor gradient. No number of steps parts them.
+    **Why it matters.** A layer of equal units is one unit, however wide it is; a zero layer behind
+    a zero layer passes neither signal nor gradient. No number of steps parts them.
 
     **When it is wrong.** It is silent on what heals: LoRA's B, zero gammas and LayerScale, zero
     heads, ReZero, zero convolutions, layers with dropout behind them. A gate that takes more than
@@ -52,7 +52,9 @@ def symmetric_init(record: Record) -> Iterator[Finding]:
     )
 
 
-@detector("G204", "uninitialised-memory", needs=("values",), explains=("G002", "G201", "G202", "G203"))
+@detector(
+    "G204", "uninitialised-memory", needs=("values",), explains=("G002", "G201", "G202", "G203")
+)
 def uninitialised_memory(record: Record) -> Iterator[Finding]:
     """Parameters made with `torch.empty` that nobody filled.
 

@@ -26,11 +26,11 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
 
     **What it looks at.** Autograd's graph from the loss (without one, from the outputs) down to the
     parameters. One that is not reached is looked for in a second forward pass: when the loss still
-    depends on it, beyond a detach, `no_grad`, `argmax`, `round`, `.data` or numpy, its path was *cut* there,
-    and the line is named; when it does not, it is *unused*. Tensors that are reached but that
-    `model.parameters()` does not list (layers in a plain list) are *not registered*. Nothing is
-    judged by the size of a gradient: an exact zero that heals (LoRA's B, zero gammas, zero heads),
-    a key's bias, a bias before a norm all have a path.
+    depends on it, beyond a detach, `no_grad`, `argmax`, `round`, `.data` or numpy, its path was
+    *cut* there, and the line is named; when it does not, it is *unused*. Tensors that are reached
+    but that `model.parameters()` does not list (layers in a plain list) are *not registered*.
+    Nothing is judged by the size of a gradient: an exact zero that heals (LoRA's B, zero gammas,
+    zero heads), a key's bias, a bias before a norm all have a path.
 
     Broken: no parameter is reached, none requires a gradient, one that the optimizer steps is cut,
     or a layer is not registered. Without an optimizer a cut is broken when it takes the first layer
@@ -47,8 +47,8 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
     train what looks cut here: give `check` the whole loss.
 
     **What to try.** Remove the detach, keep layers in `nn.ModuleList` or `nn.ModuleDict`, replace
-    argmax and round by softmax or Gumbel-softmax, do in torch what numpy did; with PEFT and gradient
-    checkpointing `model.enable_input_require_grads()` or `use_reentrant=False`.
+    argmax and round by softmax or Gumbel-softmax, do in torch what numpy did; with PEFT and
+    gradient checkpointing `model.enable_input_require_grads()` or `use_reentrant=False`.
 
     **References.** pytorch/pytorch #666, #38639 (lists of layers); huggingface/transformers #26334,
     #35826 (checkpointing and PEFT); Jang 2017 (Gumbel-softmax).
@@ -73,7 +73,7 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
 def _nothing_reached(facts: Row) -> Finding:
     evidence = {"parameters": facts["parameters"], "trainable": facts["trainable"]}
     if not facts["trainable"]:
-        says = f"none of the {facts['parameters']} parameters requires a gradient: nothing can learn."
+        says = f"none of the {facts['parameters']} parameters requires a gradient: nothing learns."
         return Finding(Severity.broken, says, ("optimizer",), evidence)
     origin = "the loss" if facts["has_loss"] else "what the model puts out"
     cuts = [row for row in facts["unreached"] if row["why"] == "cut"]
@@ -234,7 +234,7 @@ def _omission(facts: Row, missing: Sequence[Row], held: int) -> tuple[Severity, 
     if not any(row["training"] for row in missing):
         return Severity.note, "they are in evaluation mode"
     elements = sum(row["elements"] for row in facts["steps"])
-    most = sum(row["elements"] for row in missing) > 0.5 * elements
+    most = sum(row["missing"] for row in missing) > 0.5 * elements
     drawn = any(row["fresh"] for row in missing)
     if most and not drawn:
         return Severity.note, "most of a trained network is left out, as when a head is trained"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -131,8 +131,9 @@ def _container(
         holder.add_module(_free_name(holder, name), owner)
     for place, tensor in enumerate(loose):
         name = next(_names_of(tensor, visible), f"parameter_{place}")
-        # a plain leaf tensor may stand here: the optimizer has to find it under its own identity
-        holder._parameters[_free_name(holder, name)] = tensor  # type: ignore[assignment] # see above
+        # the script has ended; a new Parameter would not be the tensor that its optimizer holds
+        tensor.__class__ = nn.Parameter
+        holder.register_parameter(_free_name(holder, name), cast("nn.Parameter", tensor))
     return holder
 
 

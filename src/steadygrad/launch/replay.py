@@ -41,12 +41,18 @@ class Score:
         """Compute the loss with the modules and parameters of this model."""
         parameters = dict(model.named_parameters())
         made: dict[tuple[int, int], Tensor] = {}
-        with kept():
+        wanted = torch.is_grad_enabled()
+        with kept(), torch.set_grad_enabled(wanted or self._differentiates()):
             for entry in self.entries:
                 swap = _swap(entry, made, self.names, parameters)
                 for place, tensor in enumerate(_run(entry, self._callee(entry, model), swap)):
                     made[entry.order, place] = tensor
-        return sum_of([_weighted(made[_key(term.made)], term.weight) for term in self.terms])
+        total = sum_of([_weighted(made[_key(term.made)], term.weight) for term in self.terms])
+        return total if wanted else total.detach()
+
+    def _differentiates(self) -> bool:
+        """Whether the loss contains gradients itself, as a gradient penalty does."""
+        return any(entry.run is torch.autograd.grad for entry in self.entries)
 
     def _callee(self, entry: Entry, model: nn.Module) -> Callable[..., Any]:
         if entry.module is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -138,6 +139,7 @@ def _listening(session: Session, module: types.ModuleType) -> Iterator[None]:
     tape = session.heard.tape
     with ExitStack() as stack:
         stack.enter_context(_environment("TORCHDYNAMO_DISABLE", "1"))  # compile() stays eager
+        stack.enter_context(_silent_in_threads())
         stack.enter_context(_backward_heard(session))
         stack.enter_context(_scaler_heard(session, module))
         stack.enter_context(_optimizers_heard(session))
@@ -168,6 +170,12 @@ def _first_step(
     tape = session.heard.tape
     if tape.refuse is not None:
         tape.refuse()
+    if not tape.is_home():
+        session.failure = CannotLook(
+            f"expected {session.path} to train in its main thread, it stepped its optimizer in "
+            f"{threading.current_thread().name}: call the training function directly"
+        )
+        raise FirstStep
     if closure is not None:
         session.heard.closure = True
         with torch.enable_grad():
@@ -264,6 +272,22 @@ def _optimizers_heard(session: Session) -> Iterator[None]:
         yield
     finally:
         Optimizer.__init__ = make  # type: ignore[method-assign] # as it was
+
+
+@contextmanager
+def _silent_in_threads() -> Iterator[None]:
+    """Keep the signal from being shown when it ends another thread, while in the block."""
+    hook = threading.excepthook
+
+    def shown(details: threading.ExceptHookArgs) -> None:
+        if details.exc_type is not FirstStep:
+            hook(details)
+
+    threading.excepthook = shown
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
 
 
 @contextmanager

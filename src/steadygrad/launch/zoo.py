@@ -19,15 +19,15 @@ from steadygrad.launch.captured import CannotLook, Captured
 BATCH = 4
 LENGTH = 64  # tokens, where the configuration does not ask for fewer
 SECOND = 16_000  # samples of sound, at the usual rate
+ENCODER_DECODER = ("AutoModelForSpeechSeq2Seq", "AutoModelForSeq2SeqLM")
 HEADS = (
-    "AutoModelForCausalLM",
-    "AutoModelForSeq2SeqLM",
     "AutoModelForMaskedLM",
+    "AutoModelForCausalLM",
     "AutoModelForImageClassification",
-    "AutoModelForSpeechSeq2Seq",
     "AutoModel",
 )
-"""Classes that may build a configuration, those with a loss of their own first."""
+"""Classes that may build a configuration, those with a loss of their own first. Every decoder is
+left for the second: an encoder can be built as one, but is not trained as one."""
 
 
 def hugging_face(name: str, seed: int) -> Captured:
@@ -93,7 +93,12 @@ def _with_head(config: Any) -> nn.Module:
     """Build the model, with the head of its usual task where it has one."""
     import transformers
 
-    for head in HEADS:
+    for name in getattr(config, "architectures", None) or ():
+        if name in dir(transformers):
+            named: nn.Module = getattr(transformers, name)(config)
+            return named
+    both = bool(getattr(config, "is_encoder_decoder", False))
+    for head in (*ENCODER_DECODER, *HEADS) if both else HEADS:
         kind = getattr(transformers, head)
         if type(config) in kind._model_mapping:
             model: nn.Module = kind.from_config(config, trust_remote_code=False)

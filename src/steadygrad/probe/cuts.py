@@ -154,10 +154,10 @@ def follow(model: nn.Module) -> Iterator[Cuts]:
 
 
 def _hook(cuts: Cuts, name: str, module: nn.Module) -> Iterator[Any]:
-    def before(module: nn.Module, args: Tree) -> None:
+    def before(_module: nn.Module, _args: Tree) -> None:
         cuts._stack.append(name)
 
-    def after(module: nn.Module, args: Tree, output: Tree) -> None:
+    def after(_module: nn.Module, _args: Tree, _output: Tree) -> None:
         cuts._stack.pop()
 
     yield module.register_forward_pre_hook(before)

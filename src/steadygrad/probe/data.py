@@ -24,7 +24,7 @@ VIEW = re.compile(r"^(view|reshape|flatten|transpose|permute|squeeze|unsqueeze|c
 
 
 def data(subject: Subject) -> Readings:
-    """Read the fact `inputs`: scale of each float input, of its features, and of its first layer."""
+    """Read the fact `inputs`: the scale of each float input, its features, and its first layer."""
     consumers = _consumers(subject.trace)
     with torch.no_grad():
         found = [

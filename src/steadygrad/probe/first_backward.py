@@ -109,9 +109,14 @@ def _kept(node: Node, bad: Tensor, index: tuple[int, ...]) -> dict[str, str]:
 
 
 def _kept_tensors(node: Node) -> dict[str, Tensor]:
-    names = {"_saved_self": "input", "_saved_other": "other", "_saved_result": "result"}
-    found = {label: kept(node, name) for name, label in names.items()}
+    names = [name for name in dir(node) if name.startswith("_saved_")]
+    found = {_label(name): kept(node, name) for name in names}
     return {label: t for label, t in found.items() if t is not None and is_signal(t)}
+
+
+def _label(name: str) -> str:
+    label = name.removeprefix("_saved_")
+    return "input" if label == "self" else label
 
 
 def kept(node: Node, name: str) -> Tensor | None:

@@ -42,8 +42,9 @@ How = Literal["born", "nan", "fill", "given"]
 class Origin:
     """Where a broken value came from.
 
-    `how`: "born" of finite inputs, "nan" of an infinity, "fill" as somebody asked, or "given" from
-    outside. `module` is None outside of all module calls: in the loss.
+    `how` is "born" of finite inputs, "nan" of an infinity, "fill" as somebody asked, or "given"
+    from outside. `op` is the function that was called and `inner` the op inside of it. `module` is
+    None outside of all module calls: in the loss. `trained` says whether an input has a gradient.
     """
 
     how: How
@@ -56,6 +57,7 @@ class Origin:
     values: dict[str, str] = field(default_factory=dict)
     dtype: str = ""
     all_masked: bool = False
+    trained: bool = False
     parent: Origin | None = None
 
     def fact(self) -> dict[str, Any]:
@@ -71,6 +73,7 @@ class Origin:
             "values": self.values,
             "dtype": self.dtype,
             "all_masked": self.all_masked,
+            "trained": self.trained,
             "overflow": overflow and not POLES.match(self.inner),
         }
 
@@ -105,7 +108,7 @@ class Search(TorchDispatchMode):
     """Note the origin of each broken storage; `running` are the names of the running modules."""
 
     def __init__(self, running: list[str], names: Names) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch's
         self.running = running
         self.names = names
         self.history: list[Origin] = []
@@ -179,6 +182,7 @@ class Search(TorchDispatchMode):
         origin = Origin(how, self.names.current, name, module, users_line(), result)
         origin.index, origin.dtype = index, str(out.dtype).removeprefix("torch.")
         origin.values = _values(name, given, out, index)
+        origin.trained = any(t.requires_grad for t in tensors(given))
         origin.parent = min(broken, key=lambda one: one.how != "born") if broken else None
         origin.all_masked = how == "nan" and _all_masked(name, given.get("input"), index)
         self.history.append(origin)

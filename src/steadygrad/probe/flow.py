@@ -33,6 +33,7 @@ ROLES = ("weight", "act", "norm", "block", "attn", "pool", "other")
 WEIGHT = re.compile(r"Addmm|Addmv|MmBackward|MvBackward|Bmm|Convolution|Linear|Rnn|Embedding|Matmul")
 NORM = re.compile(r"BatchNorm|LayerNorm|GroupNorm|RmsNorm|RMSNorm|InstanceNorm")
 ATTENTION = re.compile(r"ScaledDotProduct|Softmax|Attention|Bmm")
+PASSES = re.compile(VIEWS.pattern + r"|^(Add|Sub|Dropout|NativeDropout|Cat|Div|Clone|ToCopy)Backward")
 POOL = re.compile(r"Mean|Pool|Select|Slice|Sum|Index|Gather|Upsample|Interpolate|Max|Unfold|Narrow")
 ACTIVATION = re.compile(
     r"Relu|Tanh|Sigmoid|Gelu|Silu|Elu|Mish|Softplus|Hard|Prelu|Threshold|Clamp|Exp|Sin|Cos|Abs"
@@ -84,7 +85,11 @@ def flow(subject: Subject) -> Readings:
     units = _units(segments)
     readings = Readings()
     readings.rows += _unit_rows(subject, units)
-    readings.rows += _op_rows(subject, graph, local)
+    shifts = _shifts(subject, graph, weights)
+    outputs = _op_rows(subject, graph, local)
+    readings.rows += [(site, row) for _, site, row in outputs]
+    readings.rows += [_norm_row(subject, graph, node, *shifts[node]) for node in _norms(graph, shifts)]
+    readings.facts["feeders"] = [_feeder(graph, node, shifts) for node, _, _ in outputs]
     readings.rows += [_weight_row(subject, graph, one, local) for one in weights]
     readings.facts["flow"] = _totals(subject, graph, segments, units, weights)
     return readings
@@ -411,7 +416,7 @@ def _has_children(candidate: object) -> bool:
 
 def _op_rows(
     subject: Subject, graph: Graph, local: dict[Node, float]
-) -> list[tuple[Site, dict[str, float]]]:
+) -> list[tuple[Node, Site, dict[str, float]]]:
     """Read every activation, norm and attention op in place, on the trunk and beside it."""
     trace = subject.trace
     rows = []
@@ -426,8 +431,56 @@ def _op_rows(
             row |= {"op_spread": op.spread, "op_rms": op.log_rms, "op_dead": op.dead}
         row["op_nominal"] = _nominal(subject, node)
         kind = node.name().removesuffix("Backward0")
-        rows.append((Site(trace.name_of(call), "output", _order(subject, graph, node), kind), row))
+        site = Site(trace.name_of(call), "output", _order(subject, graph, node), kind)
+        rows.append((node, site, row))
     return rows
+
+
+def _shifts(
+    subject: Subject, graph: Graph, weights: Sequence[WeightOp]
+) -> dict[Node, tuple[str, float]]:
+    """Ops that shift the signal by a parameter: the owner's name and log10 of shift to signal."""
+    shifts = {}
+    for one in weights:
+        ratio = _passage(subject, one, *_scale(one)).get("bias_ratio", -math.inf)
+        shifts[one.node] = (one.module, ratio)
+    names = {id(p): name for name, p in subject.model.named_parameters()}
+    inside = set(graph.order)
+    for node in graph.order:
+        entering = [p for p in leaves(node, inside) if id(p) in names] if _is_norm(node) else []
+        if len(entering) == 2:
+            scale, shift = (float(p.detach().abs().median()) for p in entering)
+            owner = names[id(entering[1])].rpartition(".")[0]
+            shifts[node] = (owner, _log(shift) - _log(scale))
+    return shifts
+
+
+def _is_norm(node: Node) -> bool:
+    return bool(NORM.search(node.name()))
+
+
+def _norms(graph: Graph, shifts: dict[Node, tuple[str, float]]) -> list[Node]:
+    return [node for node in graph.order[::-1] if node in shifts and _is_norm(node)]
+
+
+def _norm_row(
+    subject: Subject, graph: Graph, node: Node, name: str, ratio: float
+) -> tuple[Site, dict[str, float]]:
+    kind = node.name().removesuffix("Backward0")
+    return Site(name, "norm", _order(subject, graph, node), kind), {"norm_shift": ratio}
+
+
+def _feeder(graph: Graph, node: Node, shifts: dict[Node, tuple[str, float]]) -> str:
+    """Name of the op with parameters that feeds a node; of several, the one that shifts the most."""
+    found, stack, seen = [], [child for _, child in graph.children[node]], {node}
+    while stack:
+        below = stack.pop()
+        if below in shifts:
+            found.append(shifts[below])
+        elif below not in seen and PASSES.match(below.name()):
+            stack += [child for _, child in graph.children[below]]
+        seen.add(below)
+    return max(found, key=lambda pair: pair[1], default=("", 0.0))[0]
 
 
 def _order(subject: Subject, graph: Graph, node: Node) -> int:
@@ -440,15 +493,20 @@ def _weight_row(
     subject: Subject, graph: Graph, one: WeightOp, local: dict[Node, float]
 ) -> tuple[Site, dict[str, float]]:
     """Read a weight op: its scale by itself, and what it did to the signal and to the gradient."""
-    fan_in = _fan_in(one)
-    weight = one.weight.detach()
-    log_rms = log10_norm(weight) - 0.5 * math.log10(weight.numel())
-    row = {"weight_gain": log_rms + 0.5 * math.log10(max(fan_in, 1)), "weight_back": one.gain}
-    row |= _passage(subject, one, row["weight_gain"], fan_in)
+    gain, fan_in = _scale(one)
+    row = {"weight_gain": gain, "weight_back": one.gain}
+    row |= _passage(subject, one, gain, fan_in)
     row |= _what_follows(subject, graph, one, local)
     row["width"] = float(_width(one))
     kind = one.node.name().removesuffix("Backward0")
     return Site(one.module, "weight", _order(subject, graph, one.node), kind, fan_in), row
+
+
+def _scale(one: WeightOp) -> tuple[float, int]:
+    """log10 sqrt(mean(W^2) fan_in) and fan_in of a weight op."""
+    fan_in, weight = _fan_in(one), one.weight.detach()
+    log_rms = log10_norm(weight) - 0.5 * math.log10(max(1, weight.numel()))
+    return log_rms + 0.5 * math.log10(max(fan_in, 1)), fan_in
 
 
 def _passage(subject: Subject, one: WeightOp, gain: float, fan_in: int) -> dict[str, float]:

@@ -29,8 +29,8 @@ from steadygrad.probe.tree import is_signal
 CLASSES = ("cross_entropy", "nll_loss")
 BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 SQUARED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "squared difference")
-LOSSES = (*CLASSES, *BINARY, *SQUARED[:-1], "kl_div", "ctc_loss", "poisson_nll_loss")
-LOSSES += ("gaussian_nll_loss", "soft_margin_loss", "multilabel_soft_margin_loss")
+OTHERS = ("kl_div", "ctc_loss", "poisson_nll_loss", "gaussian_nll_loss", "soft_margin_loss")
+LOSSES = frozenset((*CLASSES, *BINARY, *SQUARED[:-1], *OTHERS))
 SQUARES = ("pow", "__pow__", "square", "abs", "mul", "__mul__")
 VIEWS = re.compile(
     r"^(T|View|UnsafeView|Reshape|Transpose|Permute|Squeeze|Unsqueeze|Clone|ToCopy|Alias|Slice|"

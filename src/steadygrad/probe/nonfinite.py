@@ -95,7 +95,7 @@ def _read_gradients(subject: Subject, facts: dict[str, Any], readings: Readings)
             root, list(named.values()), noise, retain_graph=True, allow_unused=True
         )
 
-    with _amplification(subject.trace, root.grad_fn) as singular:
+    with _Amplification(subject.trace, root.grad_fn) as singular:
         found = dict(zip(named, pull(), strict=True))
     logs = {name: log10_norm(_dense(g)) for name, g in found.items() if g is not None}
     facts["gradients"] = [name for name, size in logs.items() if size == math.inf]
@@ -143,7 +143,7 @@ def _log_max(dtype: torch.dtype) -> float:
 # --- Divisions by nearly nothing ----------------------------------------------------------------
 
 
-class _amplification:
+class _Amplification:
     """Note, during a backward pass, divisions that blow up the gradient of a vanishing numerator.
 
     Entered, it gives the list that will hold the facts.
@@ -187,7 +187,7 @@ class _amplification:
                 return
             size = after / before
             if size * self.smallest > 1 and _vanishes(under, over):
-                row = {"gain": size, "denominator": float(over.abs().min())}
+                row: dict[str, Any] = {"gain": size, "denominator": float(over.abs().min())}
                 row["rows"] = _rows(leaving[0])
                 found.append({**place(self.trace, op, node), **row})
 
@@ -209,7 +209,7 @@ def _rows(gradient: Tensor) -> list[int]:
 
 
 def _below_eps(trace: Trace) -> list[dict[str, Any]]:
-    """Norm layers that do not restore the scale, since their input's variance is below their eps."""
+    """Norm layers whose input's variance is below their eps, so that they restore no scale."""
     found = []
     for op in trace.ops.values():
         eps = getattr(trace.calls[op.call].module, "eps", None) if op.call >= 0 else None
@@ -247,8 +247,8 @@ def _exponentials(trace: Trace) -> list[dict[str, Any]]:
     """Exponentials, with log10 of the RMS of what they put out, the largest first."""
     found = []
     for node, op in trace.ops.items():
-        if op.name in ("exp", "exp_", "expm1", "exp2", "cosh", "sinh") and not op.numel == 0:
-            row = {"op": op.name, "log_norm": op.log_norm, "line": list(op.line)}
+        if op.name in ("exp", "exp_", "expm1", "exp2", "cosh", "sinh") and op.numel != 0:
+            row: dict[str, Any] = {"op": op.name, "log_norm": op.log_norm, "line": list(op.line)}
             row |= {"module": trace.name_of(op.call) if op.call >= 0 else None}
             found.append(row | {"feeder": feeder(trace, node), "before": _log_rms(trace, op)})
     return sorted(found, key=lambda row: -row["log_norm"])[:3]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -29,10 +29,10 @@ def calling(model: nn.Module) -> Iterator[list[str]]:
     """Keep the names of the running module calls in a list, the innermost last."""
     running: list[str] = []
 
-    def enter(name: str) -> Any:  # a hook's own signature
-        return lambda module, args: running.append(name)
+    def enter(name: str) -> Callable[..., None]:
+        return lambda *_: running.append(name)
 
-    def leave(module: nn.Module, args: Tree, output: Tree) -> None:
+    def leave(*_: object) -> None:
         running.pop()
 
     handles = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -18,16 +19,13 @@ def sharpness(subject: Subject, *, iterations: int = 12, tolerance: float = 0.01
     has no second derivative, the reason is returned.
     """
     model, _ = subject.twin()
-    parameters = [one for one in model.parameters() if one.requires_grad]
+    parameters: list[Tensor] = [one for one in model.parameters() if one.requires_grad]
     try:
         loss = subject.loss_again(model)
         grads = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
-        pairs = [
-            (one, grad)
-            for one, grad in zip(parameters, grads, strict=True)
-            if grad is not None and grad.requires_grad
-        ]
-        return _power(*zip(*pairs, strict=True), iterations, tolerance) if pairs else 0.0
+        curved = [grad is not None and grad.requires_grad for grad in grads]
+        parameters = list(itertools.compress(parameters, curved))
+        return _power(parameters, list(itertools.compress(grads, curved)), iterations, tolerance)
     except RuntimeError as error:
         return f"no second derivative: {str(error).splitlines()[0]}"
 
@@ -35,6 +33,8 @@ def sharpness(subject: Subject, *, iterations: int = 12, tolerance: float = 0.01
 def _power(
     parameters: Sequence[Tensor], grads: Sequence[Tensor], iterations: int, tolerance: float
 ) -> float:
+    if not parameters:
+        return 0.0
     generator = torch.Generator(parameters[0].device).manual_seed(0)
     vector = [
         torch.randn(one.shape, generator=generator, device=one.device, dtype=one.dtype)

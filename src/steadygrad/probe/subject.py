@@ -19,7 +19,10 @@ from torch.optim import Optimizer
 
 from steadygrad.core.record import Site
 from steadygrad.probe.trace import Trace
-from steadygrad.probe.tree import Tree
+from steadygrad.probe.tree import Tree, tensors
+
+UNCOPYABLE = (RuntimeError, TypeError, copy.Error)
+"""What deepcopy raises for a model that cannot be copied."""
 
 
 @dataclass(slots=True)
@@ -88,9 +91,15 @@ def twin(
 
     Gradients are not copied. An optimizer's parameters that are not in the model are copied too.
     """
-    memo: dict[int, Any] = {}  # deepcopy's own type
+    memo: dict[int, Any] = {id(one): one.detach() for one in _kept(model)}  # deepcopy's own type
     copied = copy.deepcopy(model, memo)
     return copied, None if optimizer is None else copy.deepcopy(optimizer, memo)
+
+
+def _kept(model: nn.Module) -> list[Tensor]:
+    """Results that modules keep in plain attributes; deepcopy refuses them as they are."""
+    attributes = [value for one in model.modules() for value in vars(one).values()]
+    return [one for one in tensors(attributes) if not one.is_leaf]
 
 
 def rng_states() -> list[Tensor]:

@@ -97,7 +97,7 @@ def travels(supervised: float, steps: int) -> bool:
 
 
 def sequence_of(call: Call) -> Tensor | None:
-    """Return some of the longest sequences a recurrent module was given: [steps, samples, features]."""
+    """Return some of the longest sequences that were given: [steps, samples, features]."""
     args, kwargs = call.inputs
     given = args[0] if args else kwargs.get("input")
     if isinstance(given, PackedSequence):
@@ -130,7 +130,7 @@ def recurrent_slope(module: nn.RNNBase, sequence: Tensor) -> Slope:
     for place, end in enumerate(ends):
         noise = torch.randn(end.shape, generator=generator, dtype=end.dtype, device=end.device)
         (grad,) = torch.autograd.grad(end, x, noise, retain_graph=True)
-        norms = torch.linalg.vector_norm(grad.flatten(1), dim=1).cpu().numpy()
+        norms = _row_norms(grad.flatten(1))
         slopes.append(slope_of(norms[::-1] if place else norms))
     return max(slopes, key=lambda slope: abs(slope.fall))
 
@@ -155,7 +155,8 @@ def slope_of(norms: Array) -> Slope:
         return Slope(math.log(10) * 5, steps)
     logs = np.log(norms[places])
     half = len(places) // 2
-    slopes = (logs[half:] - logs[: len(places) - half]) / (places[half:] - places[: len(places) - half])
+    rise, run = (one[half:] - one[: len(one) - half] for one in (logs, places))
+    slopes = rise / run
     return Slope(float(np.median(slopes)), steps)
 
 
@@ -165,7 +166,7 @@ def supervised_share(subject: Subject, call: Call, steps: int) -> float:
     Read from the gradient of the loss (or of the outputs, random cotangent) at that output: 0 when
     only the final states are used, NaN when nothing is.
     """
-    sinks = [one for one in call.module.parameters() if one.requires_grad]
+    sinks: list[Tensor] = [one for one in call.module.parameters() if one.requires_grad]
     sinks += subject.trace.inputs
     grads = _gradients_at(subject, call.outputs, sinks)
     for grad in grads.get(0, []):
@@ -185,7 +186,7 @@ def _per_step(grad: Tensor, call: Call, steps: int) -> Array | None:
         grad = grad.transpose(0, 1)
     if grad.dim() < 2 or grad.shape[0] < steps:
         return None
-    return torch.linalg.vector_norm(grad.float().flatten(1), dim=1).cpu().numpy().astype(float)
+    return _row_norms(grad.flatten(1))
 
 
 def _per_last_steps(grad: Tensor, packed: PackedSequence) -> Array | None:
@@ -193,8 +194,13 @@ def _per_last_steps(grad: Tensor, packed: PackedSequence) -> Array | None:
     starts = np.concatenate([[0], np.cumsum(packed.batch_sizes.numpy())[:-1]])
     if grad.dim() != 2 or grad.shape[0] != int(packed.batch_sizes.sum()):
         return None
-    rows = grad.float()[torch.as_tensor(starts)]
-    return torch.linalg.vector_norm(rows, dim=1).cpu().numpy().astype(float)
+    return _row_norms(grad[torch.as_tensor(starts)])
+
+
+def _row_norms(rows: Tensor) -> Array:
+    """L2 norms of the rows of [steps, elements]: [steps]."""
+    norms = torch.linalg.vector_norm(rows.double(), dim=1)
+    return np.asarray(norms.cpu().numpy(), dtype=np.float64)
 
 
 # --- Modules that are called again and again ---------------------------------------------------

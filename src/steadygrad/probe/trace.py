@@ -108,20 +108,27 @@ class Trace(TorchFunctionMode):
         """Run the op and note each floating output that carries a gradient."""
         if _asks_for_grad(func, args):
             return None
+        given = list(tensors((args, kwargs)))
+        # read before the op: one that works in place gives its input the node of its output
+        sources = tuple(t.grad_fn for t in given if t.grad_fn is not None)
+        enters = not sources and any(not t.requires_grad for t in given)
         out = func(*args, **(kwargs or {}))
         if isinstance(out, (Tensor, tuple, list)):
             for tensor in tensors(out):
                 node = tensor.grad_fn
                 if node is not None and node not in self.ops and is_signal(tensor):
-                    self._note(func, (*args, *(kwargs or {}).values()), tensor, node)
+                    self._note(func, sources, enters, tensor, node)
         return out
 
     def _note(
-        self, func: Callable[..., Any], args: tuple[Any, ...], out: Tensor, node: Node
+        self,
+        func: Callable[..., Any],
+        sources: tuple[Node, ...],
+        enters: bool,
+        out: Tensor,
+        node: Node,
     ) -> None:
-        given = [tensor for tensor in tensors(args) if tensor is not out]
-        sources = tuple(t.grad_fn for t in given if t.grad_fn is not None)
-        if not sources and any(not t.requires_grad for t in given):
+        if enters:
             self.entries.append(out)
         known = [self.ops[source] for source in sources if source in self.ops]
         with torch.no_grad():

@@ -38,11 +38,10 @@ def map_tensors(tree: Tree, change: Callable[[Tensor], Tensor]) -> Tree:
         return tree._replace(data=change(tree.data))
     if isinstance(tree, dict):
         return _rebuilt(tree, {key: map_tensors(value, change) for key, value in tree.items()})
-    if isinstance(tree, tuple) and type(tree) is not tuple and tuple in type(tree).__mro__:
-        parts = [map_tensors(value, change) for value in tree]
-        return type(tree)(*parts) if "_fields" in type(tree).__dict__ else type(tree)(parts)
     if isinstance(tree, (tuple, list)):
-        return type(tree)(map_tensors(value, change) for value in tree)
+        parts = [map_tensors(value, change) for value in tree]
+        named = getattr(tree, "_fields", None) is not None
+        return type(tree)(*parts) if named else type(tree)(parts)
     return tree
 
 

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from steadygrad.core.record import Site
 from steadygrad.probe.sharpness import sharpness
-from steadygrad.probe.subject import Readings, Subject
+from steadygrad.probe.subject import UNCOPYABLE, Readings, Subject
 from steadygrad.probe.tree import Tree, is_signal, tensors
 
 CLOSURES = ("LBFGS",)  # optimizers whose step evaluates the loss many times
@@ -38,12 +38,12 @@ def update(subject: Subject, *, budget: float = 5.0) -> Readings:
     reason = _unable(subject)
     if reason:
         return Readings(blind=dict.fromkeys(("update", "trial", "sharpness"), reason))
-    arm = Arm(subject)
-    if not arm.steps_something:
-        return _all_blind("the optimizer holds no parameter that gets a gradient")
     try:
+        arm = Arm(subject)
+        if not arm.steps_something:
+            return _all_blind("the optimizer holds no parameter that gets a gradient")
         return _looked(subject, arm, budget)
-    except RuntimeError as error:
+    except UNCOPYABLE as error:
         return _all_blind(f"a step on a copy failed: {str(error).splitlines()[0]}")
 
 
@@ -131,7 +131,7 @@ def capture(model: nn.Module) -> Iterator[list[Tensor]]:
     """Collect the floating outputs of a model's first call inside the block, detached."""
     found: list[Tensor] = []
 
-    def keep(module: nn.Module, args: Tree, output: Tree) -> None:
+    def keep(_module: nn.Module, _args: Tree, output: Tree) -> None:
         if not found:
             found.extend(one.detach().clone() for one in tensors(output) if is_signal(one))
 
@@ -250,7 +250,7 @@ class Clock:
 
     @property
     def steps(self) -> int:
-        """Steps that an arm of a trial may take: there are four at most, one of which may be tripled."""
+        """Steps of an arm of a trial; there are up to four, one of which may be tripled."""
         return min(STEPS, int(self.budget / (4 * max(self.step, 1e-6))))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadygrad.probe.subject import Readings, Subject, replayed
+from steadygrad.probe.subject import UNCOPYABLE, Readings, Subject, replayed
 from steadygrad.probe.tree import is_signal, tensors
 
 STEPS = 3  # a zero gate before a zero branch before a zero head heals one by one
@@ -107,7 +107,10 @@ def _dense(grad: Tensor) -> Tensor:
 
 def _stepped(subject: Subject, suspects: dict[str, int | None]) -> dict[str, Tensor]:
     """Weights of a copy after some steps; {} where the suspects do not matter to the outcome."""
-    model, _ = subject.twin()
+    try:
+        model, _ = subject.twin()
+    except UNCOPYABLE:
+        return {}
     wanted = [one for one in model.parameters() if one.requires_grad and is_signal(one)]
     for _ in range(STEPS):
         grads = torch.autograd.grad(_objective(subject, model), wanted, allow_unused=True)
@@ -127,7 +130,7 @@ def _objective(subject: Subject, model: nn.Module) -> Tensor:
 
 
 def _descend(wanted: Iterable[Tensor], grads: Iterable[Tensor | None]) -> None:
-    """Move every weight by 3 % of its RMS (0.1 where that is less), whatever its gradient's size."""
+    """Move every weight by 3 % of its RMS, or 0.003 where that is more, down its gradient."""
     with torch.no_grad():
         for one, grad in zip(wanted, grads, strict=True):
             if grad is None:
@@ -218,6 +221,5 @@ def _clones(named: dict[str, nn.Parameter]) -> list[list[str]]:
     return [
         names
         for names in groups.values()
-        if len(names) > 1
-        and all(torch.equal(named[names[0]], named[name]) for name in names[1:])
+        if len(names) > 1 and all(torch.equal(named[names[0]], named[name]) for name in names[1:])
     ]

@@ -17,10 +17,11 @@ from torch.autograd.graph import Node
 
 from steadygrad.probe.cuts import Cuts, follow
 from steadygrad.probe.graph import reachable
-from steadygrad.probe.subject import Readings, Subject
+from steadygrad.probe.subject import UNCOPYABLE, Readings, Subject
 from steadygrad.probe.tree import tensors
 
 FLAT = re.compile(r"(Round|Floor|Ceil|Trunc|Sign|Sgn|Heaviside)Backward")  # their slope is zero
+COUNTS = ("held", "total", "elements", "missing")
 PRIVATE = ("_parameters", "_modules", "_buffers")  # where nn.Module keeps what is registered
 
 
@@ -91,7 +92,10 @@ def _run(subject: Subject, model: nn.Module) -> list[Tensor]:
 
 def _confirmed(subject: Subject, missed: list[str]) -> list[str]:
     """Names that get no gradient in a real backward pass either; all of them if there is none."""
-    model, _ = subject.twin()
+    try:
+        model, _ = subject.twin()
+    except UNCOPYABLE:
+        return missed
     model.zero_grad(set_to_none=True)
     roots = [one.sum() for one in _run(subject, model) if one.requires_grad]
     if not roots:
@@ -227,11 +231,12 @@ def _held(subject: Subject, reached: list[str]) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     for name in reached:
         owner, _, _ = name.rpartition(".")
-        row = rows.setdefault(owner, {"name": owner, "held": 0, "total": 0, "elements": 0})
+        row = rows.setdefault(owner, {"name": owner, **dict.fromkeys(COUNTS, 0)})
         one = subject.model.get_parameter(name)
         row["total"] += 1
         row["held"] += id(one) in ids
         row["elements"] += one.numel()
+        row["missing"] += 0 if id(one) in ids else one.numel()
         row["training"] = subject.model.get_submodule(owner).training
         row["fresh"] = row.get("fresh", False) or (id(one) not in ids and fresh(one))
     order = _forward_order(subject)

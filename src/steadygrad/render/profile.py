@@ -98,9 +98,7 @@ def profile(
 # --- Rows ----------------------------------------------------------------------------------------
 
 
-def rows_of(
-    record: Record, marks: Mapping[str, Severity], most: int, glyphs: Glyphs
-) -> list[Row]:
+def rows_of(record: Record, marks: Mapping[str, Severity], most: int, glyphs: Glyphs) -> list[Row]:
     """Read the units of the trunk as at most `most` rows."""
     sites = record.sites_of("unit")
     columns = [record.read(metric, "unit") for metric in ("log_rms", "cumulative", "gain")]

@@ -1,4 +1,4 @@
-"""Render a report for a terminal: the verdict first, then causes, profile, and what was not seen."""
+"""Render a report for a terminal: the verdict first, then causes, depth profile, blind spots."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -29,7 +29,7 @@ class Glyphs:
     """Signs for note, risk, and broken."""
 
 
-UNICODE = Glyphs(False, "…", "·", "×", "─", "●", "┊", "✓", ("·", "!", "✗"))
+UNICODE = Glyphs(False, "…", "·", "\N{MULTIPLICATION SIGN}", "─", "●", "┊", "✓", ("·", "!", "✗"))
 ASCII = Glyphs(True, "..", ";", "x", "-", "o", "|", "+", ("-", "!", "x"))
 
 
@@ -142,8 +142,6 @@ def marks(findings: Sequence[Finding]) -> dict[str, Severity]:
 
 # --- Evidence ------------------------------------------------------------------------------------
 
-Format = Callable[[float], str]
-
 LABELS: Mapping[str, str] = {
     "total_decades": "in total {:+.1f} decades",
     "factor_per_unit": "{times}{:.3g} per unit",
@@ -169,7 +167,10 @@ LABELS: Mapping[str, str] = {
     "trend_decades": "the others {:+.2f}",
     "output_decades": "output RMS 1e{:.1f}",
     "collapse_decades": "samples alike by {:+.1f} decades",
-    "horizon": "horizon {:.3g} steps",
+    "time_decades": "over time {:+.1f} decades",
+    "time_factor": "{times}{:.3g} per time step",
+    "time_horizon": "a factor e every {:.3g} time steps",
+    "time_steps": "{:.0f} time steps",
 }
 """How a quantity of the evidence reads; others are shown by their own name."""
 
@@ -190,7 +191,8 @@ def quantity(key: str, value: float | str, glyphs: Glyphs) -> str:
         return LABELS[key].format(value, times=glyphs.times)
     if key.endswith("_decades"):
         return f"{_spoken(key.removesuffix('_decades'), glyphs)} {value:+.1f} decades"
-    return f"{_spoken(key, glyphs)} {value:.4g}"
+    amount = f"{value:.0f}" if value == round(value) and abs(value) < 1e9 else f"{value:.4g}"
+    return f"{_spoken(key, glyphs)} {amount}"
 
 
 def unreadable(value: float) -> str:

@@ -41,8 +41,9 @@ def images(count: int = 32, size: int = 16) -> tuple[Tensor, Tensor]:
 
 
 def sequences(count: int = 32, length: int = 50, width: int = 4) -> tuple[Tensor, Tensor]:
-    """Draw noise [count, length, width] whose first element's sign [count] is to be remembered."""
+    """Draw noise [count, length, width] with a cue in channel 0 of the first step, and its sign."""
     x = torch.randn(count, length, width)
+    x[:, 1:, 0] = 0.0
     return x, (x[:, 0, 0] > 0).long()
 
 

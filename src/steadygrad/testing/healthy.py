@@ -417,7 +417,7 @@ def _lstm(length: int) -> Case:
         model.rnn.get_parameter("bias_ih_l0")[32:64] = 3.0
     x, _ = data.waves(64, length)
     pitch = (x[:, 1:] - x[:, :-1]).abs().mean((1, 2))
-    return supervised(model, x, (pitch > pitch.median()).long(), step=adam(1e-2))
+    return supervised(model, x, (pitch > pitch.median()).long(), step=adam(3e-3))
 
 
 def _norm_first() -> Case:

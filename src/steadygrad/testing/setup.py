@@ -68,9 +68,13 @@ def on_images(
 
 
 def on_sequences(model: nn.Module, length: int, step: Step | None = None) -> Case:
-    """Remember the sign of the first of many numbers."""
-    x, y = sequences(length=length)
-    return supervised(model, x, y, step=step)
+    """Remember the sign of a cue at the first step; every call of the loss draws a new batch."""
+
+    def loss(network: nn.Module) -> Tensor:
+        x, y = sequences(length=length)
+        return F.cross_entropy(network(x), y)
+
+    return Case(model, sequences(length=length)[0], loss, optimizer_of(model, step))
 
 
 def on_table(model: nn.Module, compare: Compare = F.mse_loss, step: Step | None = None) -> Case:

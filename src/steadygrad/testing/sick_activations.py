@@ -58,21 +58,16 @@ def _dead_layer(shift: float) -> Case:
 
 
 def _dead_channels(shift: float) -> Case:
-    return on_images(_shifted(nets.vgg10(), "features.12.bias", shift, 0.95), step=sgd(0.02, 0.9))
+    return on_images(_shifted(nets.vgg10(), "features.12.bias", shift, 0.95), step=adam())
 
 
 def _dead_block(shift: float) -> Case:
-    return on_images(_shifted(nets.ConvChain((8, 8, 8)), "features.4.bias", shift), step=adam())
+    return on_images(_shifted(nets.ConvChain((8, 8, 8)), "features.4.bias", shift), step=adam(1e-2))
 
 
 def _saturated_bias(shift: float) -> Case:
     model = nets.fill(nets.Chain(6, act=nn.Tanh), nets.orthogonal())
     return on_digits(_shifted(model, "layers.4.bias", shift), step=adam())
-
-
-def _saturated_weights(factor: float) -> Case:
-    model = nets.fill(nets.Chain(6, act=nn.Tanh), nets.orthogonal())
-    return on_digits(nets.scaled(model, "layers.4.weight", factor), step=sgd(0.05))
 
 
 def _hard(shift: float) -> Case:
@@ -127,14 +122,6 @@ PATIENTS: tuple[Patient, ...] = (
         lambda: _saturated_bias(20.0),
         lambda: _saturated_bias(0.0),
         "a bias of 20 keeps every tanh of one layer at one",
-    ),
-    sick(
-        "tanh-saturated-by-weights",
-        "G302 G202",
-        "layers.4 layers.5",
-        lambda: _saturated_weights(300.0),
-        lambda: _saturated_weights(1.0),
-        "weights three hundred times too large keep tanh at its ends",
     ),
     sick(
         "gates-shut",
