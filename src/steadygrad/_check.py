@@ -16,7 +16,10 @@ from torch.optim import Optimizer
 from steadygrad.core.record import Facts, record_of
 from steadygrad.core.report import Report, diagnose
 from steadygrad.detectors import DETECTORS
+from steadygrad.probe.data import data
 from steadygrad.probe.flow import flow
+from steadygrad.probe.loss import loss as loss_end
+from steadygrad.probe.nonfinite import first_nonfinite
 from steadygrad.probe.opened import opened, zero_by_design
 from steadygrad.probe.sandbox import sandbox
 from steadygrad.probe.subject import Probe, Readings, Subject, replayed, rng_states
@@ -27,7 +30,7 @@ from steadygrad.probe.update import update
 from steadygrad.probe.values import values
 from steadygrad.probe.wiring import wiring
 
-PROBES: tuple[Probe, ...] = (wiring, values)
+PROBES: tuple[Probe, ...] = (first_nonfinite, wiring, values, data, loss_end)
 """Probes of the first pass, in order. `flow` comes last and on a pass of its own where zeros hide."""
 
 OPTIONAL: tuple[Probe, ...] = (through_time, update)

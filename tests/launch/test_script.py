@@ -59,6 +59,8 @@ REPLAYED = [
     ("adversarial.py", []),
     ("heads.py", []),
     ("penalised.py", []),
+    ("parallel.py", []),
+    ("rivals.py", []),
 ]
 
 
@@ -183,8 +185,18 @@ def test_a_scaler_that_skips_every_step_is_taken_at_its_word() -> None:
     assert captured.loss is not None
 
 
-def test_what_another_optimizer_trains_is_named() -> None:
-    assert capture("adversarial.py").facts["script"]["trained_by_others"] == []
+def test_what_another_optimizer_trains_is_named_and_frozen_where_this_loss_does_not_reach_it() -> (
+    None
+):
+    captured = capture("rivals.py")
+    others = captured.facts["script"]["trained_by_others"]
+    assert {name.split(".")[0] for name in others} == {"judge", "idle"}
+    closed = {n.split(".")[0] for n, p in captured.model.named_parameters() if not p.requires_grad}
+    assert closed == {"idle"}
+
+
+def test_wrappers_are_looked_through() -> None:
+    assert parameters(capture("parallel.py").model)[0] == "0.weight"
 
 
 def test_memory_that_was_never_filled_is_named_and_nothing_else() -> None:
@@ -197,6 +209,17 @@ def test_a_signal_that_cannot_be_followed_is_said() -> None:
     assert captured.loss is None
     assert "could not be followed" in captured.blind["loss"]
     assert parameters(captured.model) == ["layer.weight", "layer.bias"]
+
+
+def test_a_replay_that_does_not_give_the_scripts_loss_is_not_used() -> None:
+    captured = capture("meta_learning.py")
+    assert captured.loss is None
+    assert "computed again" in captured.blind["loss"]
+
+
+def test_training_in_another_thread_is_said_to_be_out_of_sight() -> None:
+    with pytest.raises(CannotLook, match="main thread, it stepped its optimizer in trainer"):
+        capture("threaded.py")
 
 
 ENDINGS = [

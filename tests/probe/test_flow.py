@@ -16,7 +16,6 @@ from steadygrad._check import Setup, call, trace
 from steadygrad.core.record import Record, record_of
 from steadygrad.probe.flow import flow
 from steadygrad.probe.subject import Readings, Subject, rng_states
-from steadygrad.probe.trace import log10_norm
 
 WIDTH = 16
 
@@ -148,30 +147,8 @@ def test_the_total_is_what_plain_float64_autograd_says(name: str) -> None:
     assert total(model.float(), x.detach().float()) == pytest.approx(plain, abs=1e-3)
 
 
-def test_far_beyond_the_range_of_float32_the_total_is_exact() -> None:
-    model, x = chain(200, WIDTH, float(WIDTH), nn.Identity), torch.randn(4, WIDTH)
-    wide = x.double()
-    gradient = subject_of(model, x).noise(torch.empty(4, WIDTH)).double()
-    cotangent = gradient.norm()
-    for layer in model[::-1]:
-        if isinstance(layer, nn.Linear):
-            gradient = gradient @ layer.weight.detach().double()
-    expected = math.log10(gradient.norm() / cotangent)
-    assert wide.isfinite().all()
-    assert expected > 100
-    assert total_without_overflow(model, x) == pytest.approx(expected, abs=1e-3)
-
-
-def total_without_overflow(model: nn.Sequential, x: Tensor) -> float:
-    """Read the flow of a linear chain whose forward signal is kept small, as norms would."""
-    rescaled = nn.Sequential(*[part for layer in model for part in (layer, Level())])
-    facts = read(rescaled, x).facts["flow"]
-    levels = sum(part.decades for part in rescaled if isinstance(part, Level))
-    return float(facts["total_decades"] - levels)
-
-
 class Level(nn.Module):
-    """Divide by the root mean square as a constant, and remember its decades."""
+    """Divide by the root mean square as by a constant, and remember its decades."""
 
     def forward(self, x: Tensor) -> Tensor:
         scale = x.detach().square().mean().sqrt()
@@ -179,19 +156,24 @@ class Level(nn.Module):
         return x / scale
 
 
-@pytest.mark.parametrize("variance", [1e-4, 1e3])
-def test_a_chain_that_leaves_the_range_of_float32_is_read_in_full(variance: float) -> None:
-    depth = 40 if variance > 1 else 15
-    model, x = chain(depth, WIDTH, variance, nn.Identity), torch.randn(4, WIDTH) * 1e-3
-    wide = read(chain(depth, WIDTH, variance, nn.Identity).double(), x.double())
-    expected = float(wide.facts["flow"]["total_decades"])
-    assert abs(expected) > 25
-    if variance > 1:
-        with torch.no_grad():
-            assert not model(x).isfinite().all()
-        assert read(model, x).facts["blind"]["flow"] == "the output is not finite"
-        return
-    assert total(model, x) == pytest.approx(expected, abs=1e-3)
+def test_two_hundred_layers_beyond_the_range_of_float32_are_read_exactly() -> None:
+    plain, x = chain(200, WIDTH, float(WIDTH), nn.Identity), torch.randn(4, WIDTH)
+    model = nn.Sequential(*[part for layer in plain for part in (layer, Level())])
+    gradient = subject_of(plain, x).noise(x).double()
+    start = gradient.norm()
+    for layer in plain[-2::-2]:
+        gradient = gradient @ layer.weight.detach().double()
+    expected = math.log10(gradient.norm() / start)
+    assert expected > 100
+    read_total = total(model, x) - sum(m.decades for m in model if isinstance(m, Level))
+    assert read_total == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_gradient_that_underflows_in_float32_is_read_in_full() -> None:
+    model, x = chain(15, WIDTH, 1e-4, nn.Identity), torch.randn(4, WIDTH)
+    wide = total(chain(15, WIDTH, 1e-4, nn.Identity).double(), x.double())
+    assert wide < -25
+    assert total(model, x) == pytest.approx(wide, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -277,6 +259,7 @@ def test_a_shared_weight_is_read_at_each_use() -> None:
 def test_a_dead_layer_passes_nothing_and_stays_finite_above() -> None:
     model = chain(3, WIDTH, 2.0, nn.ReLU)
     model[2].bias = nn.Parameter(torch.full((WIDTH,), -1e3))
+    model[4].bias = nn.Parameter(torch.ones(WIDTH))
     record = read(model, torch.randn(4, WIDTH))
     gain = record.read("gain", "unit")
     assert np.isfinite(gain[2])
@@ -290,29 +273,25 @@ def test_pooling_is_kept_apart() -> None:
     assert facts["pool_decades"] == pytest.approx(-math.log10(32), abs=1e-4)
 
 
-BLIND: dict[str, tuple[nn.Module, Tensor, str]] = {
-    "an output that is not finite": (
-        nn.Sequential(linear(4, 4, math.inf)),
-        torch.ones(2, 4),
-        "the output is not finite",
-    ),
-    "a model without gradient": (
-        nn.Sequential(nn.Linear(4, 4)).requires_grad_(False),
-        torch.ones(2, 4, dtype=torch.long),
-        "no output of the model carries a gradient",
-    ),
-}
-
-
-class Detached(nn.Module):
+class Constant(nn.Module):
     """An output that depends on a parameter but not on the input."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(4))
+        self.bias = nn.Parameter(torch.ones(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.detach().round() * 0 + self.scale.exp().exp()
+        return self.bias.exp()
+
+
+class Rounded(nn.Linear):
+    """A layer whose output is an integer."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).long()
 
 
 def test_why_the_flow_is_blind_is_said() -> None:
@@ -326,26 +305,8 @@ def test_why_the_flow_is_blind_is_said() -> None:
 
 
 def test_without_a_path_to_an_input_the_flow_is_blind() -> None:
-    class Bias(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.bias = nn.Parameter(torch.ones(4))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.bias.exp()
-
-    said = blind(flow(subject_of(Bias(), torch.ones(2, 4))))
+    said = blind(flow(subject_of(Constant(), torch.ones(2, 4))))
     assert said == "no path of gradient leads from the output to an input"
-
-
-class Rounded(nn.Linear):
-    """A layer whose output is an integer."""
-
-    def __init__(self) -> None:
-        super().__init__(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).long()
 
 
 def blind(readings: Readings) -> str:
@@ -372,6 +333,3 @@ def test_half_precision_reads_what_single_precision_reads() -> None:
     # bfloat16 keeps 8 bits: 0.4 % per element, averaged over 512 of them
     assert total(model.bfloat16(), x.bfloat16()) == pytest.approx(single, abs=0.02)
 
-
-def test_norms_beyond_range_are_joined() -> None:
-    assert log10_norm(torch.tensor([1e-30], dtype=torch.float32)) == pytest.approx(-30)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Literal
 
+import numpy as np
+
 from steadygrad.core.record import Record
 
 Confidence = Literal["measured", "likely", "possible"]
@@ -72,7 +74,8 @@ class Detector:
 
     def run(self, record: Record) -> list[Finding]:
         """Return the findings in this record, stamped with code and name."""
-        return [replace(found, code=self.code, name=self.name) for found in self.find(record)]
+        with np.errstate(all="ignore"):  # inf and NaN are readings, see Record
+            return [replace(found, code=self.code, name=self.name) for found in self.find(record)]
 
     def missing(self, record: Record) -> tuple[str, ...]:
         """Return the needs which this record does not meet."""

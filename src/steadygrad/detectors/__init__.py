@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from steadygrad.core.finding import Detector
 from steadygrad.detectors.activations import dead_relu, saturated_activation, unnormalised_depth
+from steadygrad.detectors.data import (
+    empty_supervision,
+    exploding_head,
+    label_out_of_range,
+    singular_normalisation,
+    unscaled_input,
+    unscaled_target,
+)
 from steadygrad.detectors.flow import (
     collapsed_signal,
     exploding_gradient,
@@ -12,6 +20,16 @@ from steadygrad.detectors.flow import (
     vanishing_signal,
 )
 from steadygrad.detectors.initialisation import growing_residual, strong_init, weak_init
+from steadygrad.detectors.loss import blocked_output
+from steadygrad.detectors.numbers import (
+    half_precision_overflow,
+    nonfinite_backward,
+    nonfinite_data,
+    nonfinite_forward,
+    nonfinite_loss,
+    norm_overflow,
+    poisoned_buffer,
+)
 from steadygrad.detectors.step import (
     lr_too_high,
     lr_too_low,
@@ -25,8 +43,22 @@ from steadygrad.detectors.wiring import no_gradient, not_in_optimizer
 
 DETECTORS: tuple[Detector, ...] = (
     uninitialised_memory,
+    nonfinite_data,
+    poisoned_buffer,
     no_gradient,
     not_in_optimizer,
+    label_out_of_range,
+    empty_supervision,
+    unscaled_input,
+    unscaled_target,
+    nonfinite_forward,
+    exploding_head,
+    singular_normalisation,
+    half_precision_overflow,
+    nonfinite_loss,
+    nonfinite_backward,
+    norm_overflow,
+    blocked_output,
     symmetric_init,
     dead_relu,
     saturated_activation,

@@ -339,8 +339,9 @@ def exploding_head(record: Record, *, largest: float = 20.0) -> Iterator[Finding
 
     What it looks at: every exp (and cosh, sinh) of the pass whose input comes from a layer. An
     output whose norm is above e**20 (5e8; chosen by us: log-variances and log-rates of healthy
-    networks start within a few units of zero) is a risk, one that overflows is broken when the loss
-    or its gradient does too.
+    networks start within a few units of zero) is a risk, as is an exponent that comes straight from
+    a layer with a root mean square above 20; one that overflows is broken when the loss or its
+    gradient does too.
 
     Why it matters: the gradient of an exponential is as large as its value; e**88.7 is infinite in
     float32, e**11.1 in float16.
@@ -354,23 +355,33 @@ def exploding_head(record: Record, *, largest: float = 20.0) -> Iterator[Finding
     facts = record.facts["nonfinite"]
     broken = bool(facts["loss"] or facts["gradients"] or facts["nan_outputs"])
     for one in record.facts["exponentials"]:
-        if not one["feeder"] or one["log_norm"] < largest * math.log10(math.e):
+        huge = one["log_norm"] >= largest * math.log10(math.e)
+        wide = one["free"] is not None and one["free"] >= math.log10(largest)
+        if not one["feeder"] or not (huge or wide):
             continue
-        infinite = one["log_norm"] == math.inf
-        size = "infinity" if infinite else f"a norm of 1e{one['log_norm']:.0f}"
-        place = one["module"] or ("the loss" if one["module"] is None else "the model")
-        says = f"{one['op']} in {place} of what {one['feeder']} puts out comes to {size}: "
-        says += "nothing bounds the exponent"
-        file, line = one["line"]
-        says += f" ({file}:{line})" if file else ""
-        advice = (
-            Advice("clamp-exponent", "x.clamp(-20, 10).exp()"),
-            Advice("softplus", "F.softplus(x) + 1e-6"),
-        )
-        severity = Severity.broken if infinite and broken else Severity.risk
-        evidence = {"log10_norm": one["log_norm"]} if not infinite else {"result": "inf"}
-        yield Finding(severity, says, (one["feeder"],), evidence, try_next=advice, magnitude=4.0)
+        yield _exploding(one, broken)
         return
+
+
+def _exploding(one: Fact, broken: bool) -> Finding:
+    infinite = one["log_norm"] == math.inf
+    size = "infinity" if infinite else f"a norm of 1e{one['log_norm']:.0f}"
+    place = one["module"] or ("the loss" if one["module"] is None else "the model")
+    file, line = one["line"]
+    says = f"{one['op']} in {place} of what {one['feeder']} puts out comes to {size}: "
+    says += "nothing bounds the exponent" + (f" ({file}:{line})" if file else "")
+    advice = (
+        Advice("clamp-exponent", "x.clamp(-20, 10).exp()"),
+        Advice("softplus", "F.softplus(x) + 1e-6"),
+    )
+    return Finding(
+        Severity.broken if infinite and broken else Severity.risk,
+        says,
+        (one["feeder"],),
+        {"result": "inf"} if infinite else {"log10_norm": one["log_norm"]},
+        try_next=advice,
+        magnitude=4.0,
+    )
 
 
 @detector(

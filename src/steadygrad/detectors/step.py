@@ -77,9 +77,10 @@ def lr_too_high(record: Record) -> Iterator[Finding]:
     halved before it leapt, by less than 20 times: a batch that is learned by heart gets sharp, as a
     stream of batches does not (measured on a residual network at SGD 0.1 with momentum, which
     trains well). The limits are chosen by us: over 35 healthy pairs of model and optimizer (Adam
-    5e-5 to 1e-2, SGD 0.1 with momentum), three seeds each, none was a risk; of 13 with an lr 10 to 1000 times too large eight were, the others learned the batch.
-    For SGD the limit (2 + 2 momentum) / lambda_max is measured beside it; an lr above it while the
-    loss falls is a note: training at the edge of stability is healthy.
+    5e-5 to 1e-2, SGD 0.1 with momentum), three seeds each, none was a risk; of 13
+    with an lr 10 to 1000 times too large eight were, the others learned the batch. For SGD
+    the limit (2 + 2 momentum) / lambda_max is measured beside it; an lr above it while the loss
+    falls is a note: training at the edge of stability is healthy.
 
     **Why it matters.** The first steps throw the weights to where units are dead or saturated; the
     loss may look calm afterwards, at the value of a constant prediction, and stays there.

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any, cast
 
 from torch import Tensor, nn
 
+from steadygrad._check import unwrapped
 from steadygrad.launch.tape import Entry
 
 Named = list[tuple[str, Any]]  # variables of the script: whatever a user keeps
+
+
+NO_HOLDERS = (nn.Module, type, ModuleType)
+"""Kinds of variables in whose attributes no model of the user's is sought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +70,24 @@ def whole(entries: Sequence[Entry], free: Sequence[Tensor], visible: Named) -> W
 
 
 def _modules(visible: Named) -> list[tuple[str, nn.Module]]:
-    found = [(name, one) for name, one in visible if isinstance(one, nn.Module)]
-    seen = set()
-    for _, one in visible:
-        if id(one) not in seen and not isinstance(one, (nn.Module, type)):
-            seen.add(id(one))
-            found += [(n, m) for n, m in _attributes(one) if isinstance(m, nn.Module)]
+    found = [(name, one) for name, one in visible if _is_a(one, nn.Module)]
+    holders = {id(one): one for _, one in visible if not _is_a(one, NO_HOLDERS)}
+    for one in holders.values():
+        found += [(name, value) for name, value in _attributes(one) if _is_a(value, nn.Module)]
     return found
 
 
+def _is_a(one: object, kinds: type | tuple[type, ...]) -> bool:
+    """Whether this is an instance, without asking the object, which may be a proxy that warns."""
+    return issubclass(type(one), kinds)
+
+
 def _attributes(one: object) -> Iterator[tuple[str, Any]]:
-    held = getattr(one, "__dict__", None)
-    if isinstance(held, dict):
-        yield from ((str(name), value) for name, value in list(held.items()))
-    if isinstance(one, dict):
-        yield from ((str(name), value) for name, value in list(one.items()))
+    held = one if _is_a(one, dict) else getattr(one, "__dict__", None)
+    if _is_a(held, dict):
+        yield from (
+            (str(name), value) for name, value in list(cast("dict[Any, Any]", held).items())
+        )
 
 
 def _owner(root: nn.Module, sight: list[tuple[str, nn.Module]]) -> nn.Module:
@@ -107,18 +115,6 @@ def _outermost(owners: list[nn.Module]) -> list[nn.Module]:
     return [owner for owner in owners if id(owner) not in inner]
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Look through data parallel wrappers and compiled modules."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        inner = vars(model)["_modules"].get("_orig_mod") if "_modules" in vars(model) else None
-        if isinstance(model, wrappers):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
-
-
 def _container(
     owners: Sequence[nn.Module],
     loose: Sequence[Tensor],
@@ -141,9 +137,9 @@ def _names_of(tensor: Tensor, visible: Named) -> Iterator[str]:
     for name, one in visible:
         if one is tensor:
             yield name
-        elif isinstance(one, (list, tuple)):
+        elif _is_a(one, (list, tuple)):
             yield from (f"{name}_{place}" for place, t in enumerate(one) if t is tensor)
-        elif not isinstance(one, (nn.Module, type)):
+        elif not _is_a(one, NO_HOLDERS):
             yield from (f"{name}_{key}" for key, t in _attributes(one) if t is tensor)
 
 

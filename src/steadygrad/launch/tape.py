@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from steadygrad._check import unwrapped
 from steadygrad.launch.randomness import Generators, generators, same
 from steadygrad.probe.tree import Tree, map_tensors, tensors
 
@@ -136,7 +137,7 @@ class Tape(TorchFunctionMode):
         self._inside += 1
         try:
             with torch._C.DisableTorchFunction():
-                root = module if module is not None and _is_open(module) else None
+                root = unwrapped(module) if module is not None and _is_open(module) else None
                 matters = root is not None or _is_open_tree((args, kwargs))
                 entry = self._entry(run, root, args, kwargs) if matters else None
             out = run(*args, **kwargs)

@@ -27,6 +27,11 @@ from steadygrad.probe.tree import is_signal, tensors
 HALF = (torch.float16, torch.bfloat16)
 SCORES = re.compile(r"softmax|masked_fill|where|attention")
 SHRINKS = re.compile(r"^Div")
+EXPONENTIAL = re.compile(r"^(exp_?|expm1|exp2|cosh|sinh)$")
+PASSES = re.compile(
+    r"^(__getitem__|chunk|split|unbind|select|squeeze|unsqueeze|view|reshape|r?mul|neg)"
+)
+LAYER = re.compile(r"^(linear|conv)")
 NORM = re.compile(r"^(layer|batch|group|instance|rms)_norm$")
 
 
@@ -244,19 +249,23 @@ def _half(trace: Trace) -> list[dict[str, Any]]:
 
 
 def _exponentials(trace: Trace) -> list[dict[str, Any]]:
-    """Exponentials, with log10 of the RMS of what they put out, the largest first."""
+    """Exponentials: log10 of the norm of what they put out, and of the RMS of a free exponent."""
     found = []
     for node, op in trace.ops.items():
-        if op.name in ("exp", "exp_", "expm1", "exp2", "cosh", "sinh") and op.numel != 0:
+        if EXPONENTIAL.match(op.name) and op.numel != 0:
             row: dict[str, Any] = {"op": op.name, "log_norm": op.log_norm, "line": list(op.line)}
             row |= {"module": trace.name_of(op.call) if op.call >= 0 else None}
-            found.append(row | {"feeder": feeder(trace, node), "before": _log_rms(trace, op)})
-    return sorted(found, key=lambda row: -row["log_norm"])[:3]
+            found.append(row | {"feeder": feeder(trace, node), "free": _free_exponent(trace, op)})
+    return sorted(found, key=lambda row: -row["log_norm"])[:10]
 
 
-def _log_rms(trace: Trace, op: Op) -> float | None:
-    known = [trace.ops[node].log_rms for node in op.sources if node in trace.ops]
-    return known[0] if known else None
+def _free_exponent(trace: Trace, op: Op) -> float | None:
+    """log10 of the RMS of an exponent that comes straight from a layer; None for another."""
+    before = [trace.ops[node] for node in op.sources if node in trace.ops]
+    size = before[0].log_rms if before else None
+    while before and PASSES.match(before[0].name):
+        before = [trace.ops[node] for node in before[0].sources if node in trace.ops]
+    return size if before and LAYER.match(before[0].name) else None
 
 
 # --- Broken tensors -------------------------------------------------------------------------------

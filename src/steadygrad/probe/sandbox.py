@@ -70,8 +70,8 @@ def _free_memory() -> int | None:
 
 @contextmanager
 def _in_place(model: nn.Module) -> Iterator[None]:
-    tensors = [(t, t.detach().clone(), t.grad) for t in model.buffers()]
-    tensors += [(p, None, p.grad) for p in model.parameters()]  # opened ones are put back by open_
+    tensors = [(t, t.detach().clone(), t.grad if t.is_leaf else None) for t in model.buffers()]
+    tensors += [(p, None, p.grad) for p in model.parameters()]  # `opened` puts back what it opens
     attributes = [(one, _plain(one), dict(one._buffers)) for one in model.modules()]
     for parameter in model.parameters():
         parameter.grad = None
@@ -89,7 +89,8 @@ def _in_place(model: nn.Module) -> Iterator[None]:
 def _restore(tensor: Tensor, value: Tensor | None, grad: Tensor | None) -> None:
     if value is not None and not torch.equal(tensor, value):
         tensor.copy_(value)
-    tensor.grad = grad
+    if tensor.is_leaf:
+        tensor.grad = grad
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812 as everybody writes it
 
 from steadygrad.testing import data, nets
 from steadygrad.testing.case import Case, Patient, sick
-from steadygrad.testing.setup import adam, on_digits, on_images, on_table, sgd, supervised
+from steadygrad.testing.setup import adam, on_digits, on_images, on_table, supervised
 
 
 class Ended(nn.Module):

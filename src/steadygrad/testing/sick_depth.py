@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 as everybody writes it
 
 from steadygrad.core.finding import Severity
 from steadygrad.testing import data, nets
@@ -134,7 +133,7 @@ def _vgg(weight: nets.Fill | None) -> Case:
 
 
 def _conv_layer(factor: float) -> Case:
-    return on_images(nets.scaled(nets.vgg10(), "features.7.weight", factor), step=adam())
+    return on_images(nets.scaled(nets.vgg10(), "features.7.weight", factor), step=sgd(0.05))
 
 
 def _tiny_under_norm(std: float) -> Case:
@@ -281,8 +280,8 @@ STRONG: tuple[Patient, ...] = (
         "normal-init-conv",
         "G202",
         "features classifier",
-        lambda: on_images(nets.fill(nets.ConvChain((16,) * 8), nets.normal(1.0)), step=adam()),
-        lambda: on_images(nets.fill(nets.ConvChain((16,) * 8), nets.he), step=adam()),
+        lambda: on_images(nets.fill(nets.ConvChain((16,) * 8), nets.normal(1.0)), step=sgd(0.1)),
+        lambda: on_images(nets.fill(nets.ConvChain((16,) * 8), nets.he), step=sgd(0.1)),
         "N(0, 1) kernels in eight convolutions",
     ),
     sick(

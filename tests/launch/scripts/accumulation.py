@@ -1,7 +1,6 @@
 """Gradient accumulation, autocast, a loss scaler, an evaluation before training, two roots."""
 
 import torch
-
 from torch import nn
 
 

@@ -19,4 +19,4 @@ for step in range(5):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    print("stepped", step)
+    print("stepped", step)  # noqa: T201 - a script prints

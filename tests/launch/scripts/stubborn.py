@@ -7,7 +7,7 @@ from torch import nn
 
 model = nn.Linear(4, 1)
 before = model.weight.detach().clone()
-optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 try:
     while True:
         try:

@@ -23,7 +23,7 @@ if __name__ == "__main__":
     queue = context.Queue()
     worker = context.Process(target=child, args=(queue,))
     worker.start()
-    print("the child trained:", queue.get())
+    print("the child trained:", queue.get())  # noqa: T201 - a script prints
     worker.join()
     model = torch.compile(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 2)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

@@ -1,0 +1,118 @@
+"""The command line: exit codes, what stands where, and what is not imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent / "launch" / "scripts"
+
+
+def steadygrad(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "steadygrad", *arguments],
+        capture_output=True,
+        check=False,
+        timeout=300,
+        cwd=cwd,
+        encoding="utf-8",
+        errors="replace",
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["check", "--help"], ["explain"], ["explain", "G201"]]
+)
+def test_what_needs_no_tensor_imports_no_torch(words: list[str]) -> None:
+    source = f"""
+import sys
+from steadygrad.cli import app
+try:
+    app({words!r}, prog_name="steadygrad")
+except SystemExit as leaving:
+    assert not leaving.code, leaving.code
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout
+
+
+def test_a_finding_is_explained_by_code_or_name() -> None:
+    by_code, by_name = steadygrad("explain", "g201"), steadygrad("explain", "weak-init")
+    assert by_code.stdout == by_name.stdout
+    assert "G201 weak-init" in by_code.stdout
+    unknown = steadygrad("explain", "G2011")
+    assert unknown.returncode == 2
+    assert "did you mean G201?" in unknown.stderr
+
+
+def test_the_report_alone_stands_on_standard_output() -> None:
+    done = steadygrad("check", "--format", "json", str(SCRIPTS / "workers.py"), "spawn")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["verdict"] == "healthy"
+    assert "the child trained: True" in done.stderr
+
+
+def test_options_after_the_target_are_the_scripts(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = steadygrad(
+        "check", "--format=json", "-o", str(report), str(SCRIPTS / "plain.py"), "--lr", "0.1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert json.loads(report.read_text())["target"].endswith("plain.py")
+
+
+def test_findings_exit_with_one_unless_they_are_below_the_level() -> None:
+    done = steadygrad("check", str(SCRIPTS / "garbage.py"))
+    assert done.returncode == 1, done.stderr
+    assert "G204" in done.stdout
+
+
+def test_a_script_that_catches_everything_is_ended_all_the_same(tmp_path: Path) -> None:
+    saved = tmp_path / "model.pt"
+    done = steadygrad("check", "--format", "json", str(SCRIPTS / "stubborn.py"), str(saved))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["verdict"] == "healthy"
+    assert not saved.exists()
+
+
+RAISES = """
+import torch
+def train():
+    try:
+        torch.nn.Linear(2, 1)(torch.ones(1, 3))
+    except RuntimeError as error:
+        raise ValueError("a bad batch") from error
+train()
+"""
+
+
+def test_a_users_exception_is_shown_as_python_shows_it(tmp_path: Path) -> None:
+    (tmp_path / "raises.py").write_text(RAISES)
+    ours = steadygrad("check", "raises.py", cwd=tmp_path)
+    alone = subprocess.run(
+        [sys.executable, "raises.py"], capture_output=True, check=False, cwd=tmp_path, text=True
+    )
+    assert ours.returncode == 3
+    assert ours.stdout == ""
+    assert ours.stderr == alone.stderr
+
+
+def test_a_sentence_and_two_for_what_cannot_be_looked_at(tmp_path: Path) -> None:
+    done = steadygrad("check", "missing.py", cwd=tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "missing.py, which does not exist" in done.stderr
+
+
+def test_an_interrupt_exits_as_a_shell_expects(tmp_path: Path) -> None:
+    (tmp_path / "stuck.py").write_text("raise KeyboardInterrupt")
+    done = steadygrad("check", "stuck.py", cwd=tmp_path)
+    assert done.returncode == 130
+    assert done.stderr.startswith("steadygrad: interrupted")
