@@ -31,7 +31,7 @@ from steadygrad.probe.values import values
 from steadygrad.probe.wiring import wiring
 
 PROBES: tuple[Probe, ...] = (first_nonfinite, wiring, values, data, loss_end)
-"""Probes of the first pass, in order. `flow` comes last and on a pass of its own where zeros hide."""
+"""Probes of the first pass. `flow` comes before, on a pass of its own where zeros hide something."""
 
 OPTIONAL: tuple[Probe, ...] = (through_time, update)
 """Probes that run the model again, a few times: time, update, sharpness."""
@@ -92,17 +92,13 @@ def _look(model: nn.Module, setup: Setup, probes: bool) -> tuple[list[Readings],
     begin = time.perf_counter()
     subject = trace(model, setup, rng)
     step = 3 * (time.perf_counter() - begin)  # a backward pass costs about two forward passes
-    chosen = (*PROBES, *OPTIONAL) if probes else PROBES
-    readings = [probe(subject) for probe in chosen]
     roots = [t for t in (subject.loss_value, *subject.outputs[:1]) if t is not None]
     zero = zero_by_design(model, roots)
-    if zero:
-        with opened(zero):
-            readings.append(flow(trace(model, setup, rng)))
-    else:
-        readings.append(flow(subject))
-    readings[-1].facts["zero_by_design"] = sorted(zero)
-    return readings, step
+    with opened(zero):
+        seen = flow(trace(model, setup, rng) if zero else subject)
+    seen.facts["zero_by_design"] = sorted(zero)
+    chosen = (*PROBES, *OPTIONAL) if probes else PROBES
+    return [seen, *(probe(subject) for probe in chosen)], step
 
 
 def trace(model: nn.Module, setup: Setup, rng: list[Tensor]) -> Subject:

@@ -20,7 +20,8 @@ class Op(nn.Module):
 
     def __init__(self, operation) -> None:
         super().__init__()
-        self.layer = nn.Linear(8, 4, bias=False)
+        self.layer = nn.Linear(8, 4)
+        nn.init.zeros_(self.layer.bias)
         self.operation = Apply(operation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -211,6 +212,28 @@ def test_a_zero_row_whose_gradient_is_masked_is_left_alone(x) -> None:
     seen[2] = 0.0
     model = Op(lambda h: F.normalize(h, dim=-1))
     assert read(model, lambda m: ((m(x) - target) * seen).square().mean()).facts["singular"] == []
+
+
+def test_a_mean_over_an_empty_mask_is_left_alone() -> None:
+    h, seen = torch.randn(6, 5, 8), torch.ones(6, 5, 1)
+    seen[2] = 0.0
+
+    def pool(m: nn.Module) -> Tensor:
+        return ((m(h) * seen).sum(1) / (seen.sum(1) + 1e-9)).square().add(1).log().mean()
+
+    def lean(m: nn.Module) -> Tensor:
+        return ((m(h) * seen).sum(1) / (seen.sum(1) + 1e-9)).mean()
+
+    for loss in (pool, lean):
+        assert read(nn.Linear(8, 4), loss).facts["singular"] == []
+
+
+@pytest.mark.parametrize(("eps", "count"), [(1e-5, 0), (1e-12, 1)])
+def test_a_constant_row_in_a_norm_with_a_tiny_eps_multiplies_the_gradient(eps, count, x) -> None:
+    target = torch.randn(6, 4)
+    model = Op(nn.LayerNorm(4, eps=eps))
+    found = read(model, lambda m: F.mse_loss(m(x), target)).facts["singular"]
+    assert len(found) == count
 
 
 def test_the_model_is_left_as_it_was(x) -> None:

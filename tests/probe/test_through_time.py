@@ -114,7 +114,9 @@ def test_the_default_cells_forget_as_measured(kind: type[nn.RNNBase], factor: fl
 @pytest.mark.parametrize("options", [{"batch_first": True}, {}, {"num_layers": 2}])
 def test_every_layout_is_read(options: dict[str, object]) -> None:
     x = sequence(60)
-    row = row_of(Reader(nn.LSTM(4, 16, **options)), x if options.get("batch_first") else x.transpose(0, 1))
+    row = row_of(
+        Reader(nn.LSTM(4, 16, **options)), x if options.get("batch_first") else x.transpose(0, 1)
+    )
     assert 0.5 < row["time_factor"] < 0.8
     assert row["time_travels"] == 1
 

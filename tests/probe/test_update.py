@@ -24,7 +24,9 @@ Y = (X[:, 0] > 0).long() + 2 * (X[:, 1] * X[:, 2] > 0).long()
 
 
 def chain() -> nn.Module:
-    return nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+    return nn.Sequential(
+        nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4)
+    )
 
 
 def classify(model: nn.Module) -> Tensor:
@@ -57,8 +59,8 @@ def test_the_first_step_is_the_optimizers_own(name: str) -> None:
     before = classify(model)
     before.backward()
     optimizer.step()
-    assert facts["loss_before"] == pytest.approx(float(before), rel=1e-6)
-    assert facts["loss_after"] == pytest.approx(float(classify(model)), rel=1e-5)
+    assert facts["loss_before"] == pytest.approx(before.item(), rel=1e-6)
+    assert facts["loss_after"] == pytest.approx(classify(model).item(), rel=1e-5)
     assert facts["nonfinite"] == []
 
 
@@ -167,7 +169,10 @@ def test_hooks_on_every_optimizer_do_not_hear_of_the_trial() -> None:
 
 
 def test_nothing_of_the_users_moves() -> None:
-    model, centers = nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 4)), nn.Linear(4, 4)
+    model, centers = (
+        nn.Sequential(nn.BatchNorm1d(8), nn.Dropout(0.1), nn.Linear(8, 4)),
+        nn.Linear(4, 4),
+    )
     optimizer = Adam([*model.parameters(), *centers.parameters()], lr=1.0)
     loss = lambda m: functional.cross_entropy(centers(m(X)), Y)  # noqa: E731
     subject = subject_of(model, optimizer, loss)

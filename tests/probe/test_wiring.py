@@ -115,7 +115,9 @@ class Side(Two):
 def test_what_is_unused_is_a_note() -> None:
     model = Side()
     assert worst(model, optimizer=Adam(model.parameters())) is Severity.note
-    why = {row["module"]: row["why"] for row in wiring(subject_of(model)).facts["wiring"]["unreached"]}
+    why = {
+        row["module"]: row["why"] for row in wiring(subject_of(model)).facts["wiring"]["unreached"]
+    }
     assert why == {"": "unused", "never": "uncalled", "unread": "unused"}
 
 

@@ -32,7 +32,7 @@ class Site:
     shape: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Record:
     """All readings of a check or a run.
 

@@ -45,7 +45,7 @@ def unscaled_input(
         layer = row.get("layer") or {}
         if not layer or layer["normed"] or layer["rms_in"] is None or layer["rms_out"] is None:
             continue
-        loud = layer["rms_in"] > size and layer["rms_out"] > consequence
+        loud = size < layer["rms_in"] < math.inf and layer["rms_out"] > consequence
         uneven = layer["raw"] and row.get("feature_rms", 0.0) > columns * row.get("median_rms", 1.0)
         if loud or (uneven and row["feature_rms"] > size):
             yield _unscaled(row, layer, uneven)
@@ -395,10 +395,10 @@ def singular_normalisation(record: Record, *, steep: float = 4.0) -> Iterator[Fi
 
     What it looks at: every division of the pass (those inside normalize and cosine_similarity, too)
     that has a denominator below 1e-6 under a numerator no larger, and multiplies the largest
-    gradient that really arrives there by more than a million; a zero row whose gradient is masked
-    is left alone. Norm layers whose input's variance is below their eps, so that they do not
-    restore the scale, are a note; a risk where eps is so small that the gradient grows by more than
-    10**`steep`.
+    gradient that really arrives there by more than a million, a thousandth of which reaches a
+    parameter; a zero row whose gradient is masked, before it or behind it, is left alone. So is a
+    norm layer looked at whose deviation is below 1e-5. A norm whose input's variance is below its
+    eps restores no scale: a note, and a risk where the gradient grows by more than 10**`steep`.
 
     Why it matters: one all-zero row (a blank image, a padded sample, a dead ReLU without bias)
     takes over the whole gradient, and clipping then silences all others.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ class Depth:
         return tuple(dict.fromkeys(self.sites[place].name for place in places))
 
 
+@functools.lru_cache(maxsize=1)
 def depth_of(record: Record) -> Depth | None:
     """Read the depth profile; None when there is no unit."""
     sites = record.sites_of("unit")
@@ -251,6 +253,7 @@ class Trend:
         return float(10.0**self.depth.trend)
 
 
+@functools.lru_cache(maxsize=1)
 def trend_of(
     record: Record,
     *,

@@ -53,14 +53,14 @@ def symmetric_init(record: Record) -> Iterator[Finding]:
 
 
 @detector(
-    "G204", "uninitialised-memory", needs=("values",), explains=("G002", "G201", "G202", "G203")
+    "G204", "uninitialised-memory", needs=("values",), explains=("G002", "G003", "G006", "G101", "G201", "G202", "G203")
 )
 def uninitialised_memory(record: Record) -> Iterator[Finding]:
     """Parameters made with `torch.empty` that nobody filled.
 
     **What it looks at.** Signs of memory as it was found: a largest magnitude beyond 1e4 and a
-    million times the median, more than 1 % of elements below 1e-30 and not zero, or NaN and
-    infinity before the first step. Where the network was built twice under one seed (fact
+    million times the median, or more than 1 % of elements below 1e-30 and not zero. NaN alone is
+    no such sign (see nonfinite-forward). Where the network was built twice under one seed (fact
     `builds`), a parameter that differs between the builds and looks like this, or that carries the
     pattern new memory was filled with, is certain. One that only differs is a note: it may be drawn
     from another generator. All thresholds are chosen by us: no initializer draws over six decades.
@@ -79,15 +79,16 @@ def uninitialised_memory(record: Record) -> Iterator[Finding]:
     facts = record.facts["values"]
     builds = record.facts.get("builds") or {}
     differing, filled = set(builds.get("differing", [])), list(builds.get("filled", []))
-    garbage = list(dict.fromkeys([*facts["broken"], *facts["garbage"], *filled]))
+    garbage = list(dict.fromkeys([*facts["garbage"], *filled]))
     if garbage:
-        certain = filled or facts["broken"] or differing & set(garbage)
+        certain = bool(filled) or bool(differing & set(garbage))
+        owners = tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in garbage))
         yield Finding(
             Severity.broken if certain else Severity.risk,
             f"{garbage[0]} looks like memory that nobody wrote to.",
-            tuple(garbage),
-            {"parameters": len(garbage), "non_finite": len(facts["broken"])},
-            confidence="likely" if certain else "possible",
+            owners,
+            {"parameters": len(garbage), "parameter": garbage[0]},
+            confidence="measured" if certain else "likely",
             try_next=(Advice("fill", f"nn.init.normal_(model.{garbage[0]}, std=0.02)"),),
             magnitude=9.0,
         )

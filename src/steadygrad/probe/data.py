@@ -116,7 +116,7 @@ def _taken_in(
 
 
 def _power(log: float) -> float | None:
-    return None if math.isnan(log) else 10.0 ** min(log, 300.0)
+    return None if not log < 300.0 else 10.0**log
 
 
 def _meets_norm(trace: Trace, consumers: dict[Node, list[Node]], node: Node) -> bool:

@@ -66,6 +66,7 @@ class WeightOp:
     bias: Tensor | None
     call: int
     gain: float = math.nan
+    row: dict[str, float] = field(default_factory=dict)
 
 
 def flow(subject: Subject) -> Readings:
@@ -80,6 +81,8 @@ def flow(subject: Subject) -> Readings:
     if isinstance(found, str):
         return Readings(blind={"flow": found, "gain": found, "weight_gain": found})
     graph, weights = found
+    for one in weights:
+        one.row = _passage(subject, one)
     segments = _segments(subject, graph, weights)
     local = _renormalised_backward(subject, graph, segments, weights)
     units = _units(segments)
@@ -92,6 +95,7 @@ def flow(subject: Subject) -> Readings:
     readings.facts["feeders"] = [_feeder(graph, node, shifts) for node, _, _ in outputs]
     readings.rows += [_weight_row(subject, graph, one, local) for one in weights]
     readings.facts["flow"] = _totals(subject, graph, segments, units, weights)
+    subject.pulled = all(math.isfinite(segment.gain) for segment in segments)
     return readings
 
 
@@ -111,6 +115,8 @@ def _graph(subject: Subject) -> tuple[Graph, list[WeightOp]] | str:
     if graph is None or not sources:
         return "no path of gradient leads from the output to an input"
     weights = _weight_ops(subject, graph)
+    if len(sources) == 1:
+        return graph, weights
     on_weight = [one.node for one in weights]
     deeper = data_graph(root, [sink_node(t) for t in sources], on_weight)
     return (deeper or graph), weights if deeper is None else _weight_ops(subject, deeper)
@@ -261,7 +267,9 @@ def _rescale(node: Node, arrived: dict[Node, float], sent: dict[Node, float]) ->
 
 
 def _times_power(tensor: Tensor, exponent: float) -> Tensor:
-    """Multiply by 10**exponent in two steps, since the factor itself may leave the float range."""
+    """Multiply by 10**exponent, in two steps where the factor itself would leave the float range."""
+    if abs(exponent) < 30:
+        return tensor * 10.0**exponent
     half = 10.0 ** (exponent / 2)
     return tensor * half * half
 
@@ -442,8 +450,7 @@ def _shifts(
     """Ops that shift the signal by a parameter: the owner's name and log10 of shift to signal."""
     shifts = {}
     for one in weights:
-        ratio = _passage(subject, one, *_scale(one)).get("bias_ratio", -math.inf)
-        shifts[one.node] = (one.module, ratio)
+        shifts[one.node] = (one.module, one.row.get("bias_ratio", -math.inf))
     names = {id(p): name for name, p in subject.model.named_parameters()}
     inside = set(graph.order)
     for node in graph.order:
@@ -493,34 +500,28 @@ def _weight_row(
     subject: Subject, graph: Graph, one: WeightOp, local: dict[Node, float]
 ) -> tuple[Site, dict[str, float]]:
     """Read a weight op: its scale by itself, and what it did to the signal and to the gradient."""
-    gain, fan_in = _scale(one)
-    row = {"weight_gain": gain, "weight_back": one.gain}
-    row |= _passage(subject, one, gain, fan_in)
+    row = one.row | {"weight_back": one.gain}
     row |= _what_follows(subject, graph, one, local)
     row["width"] = float(_width(one))
     kind = one.node.name().removesuffix("Backward0")
-    return Site(one.module, "weight", _order(subject, graph, one.node), kind, fan_in), row
+    return Site(one.module, "weight", _order(subject, graph, one.node), kind, _fan_in(one)), row
 
 
-def _scale(one: WeightOp) -> tuple[float, int]:
-    """log10 sqrt(mean(W^2) fan_in) and fan_in of a weight op."""
-    fan_in, weight = _fan_in(one), one.weight.detach()
-    log_rms = log10_norm(weight) - 0.5 * math.log10(max(1, weight.numel()))
-    return log_rms + 0.5 * math.log10(max(fan_in, 1)), fan_in
-
-
-def _passage(subject: Subject, one: WeightOp, gain: float, fan_in: int) -> dict[str, float]:
-    """Signal before and behind a weight op, and the typical bias against the signal it meets."""
+def _passage(subject: Subject, one: WeightOp) -> dict[str, float]:
+    """Scale of a weight op, signal before and behind it, the typical bias against that signal."""
+    size = 0.5 * math.log10(max(_fan_in(one), 1))
+    count = max(1, one.weight.numel())
+    row = {"weight_gain": log10_norm(one.weight.detach()) - 0.5 * math.log10(count) + size}
     if one.op is None:
-        return {}
-    row = {"weight_out": one.op.log_rms, "weight_spread": one.op.spread}
+        return row
+    row |= {"weight_out": one.op.log_rms, "weight_spread": one.op.spread}
     before = [subject.trace.ops[s] for s in one.op.sources if s in subject.trace.ops]
     if before:
         row |= {"weight_in": before[0].log_rms, "weight_in_spread": before[0].spread}
     if before and one.bias is not None:
         typical = _log(float(one.bias.detach().abs().median()))
-        row["bias_ratio"] = typical - (gain + before[0].log_rms)
-        row["bias_size"] = typical + 0.5 * math.log10(max(fan_in, 1))
+        row["bias_ratio"] = typical - (row["weight_gain"] + before[0].log_rms)
+        row["bias_size"] = typical + size
     return row
 
 

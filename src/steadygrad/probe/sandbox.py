@@ -1,12 +1,14 @@
 """A sandbox gives the probes a model to play with and leaves the user's as it was found.
 
 The model is copied. One that cannot be copied, or whose copy would not fit, is used in place:
-parameters, buffers, gradients, modes, plain attributes and hooks are noted before and put back
-after, also after an exception. The state of the random generators is put back in both cases.
+buffers, gradients, modes, attributes and hooks are noted before and put back after, also after an
+exception; so are the values of parameters, unless a copy of them would not fit. The state of the
+random generators is put back in both cases.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 from collections.abc import Iterator
@@ -14,13 +16,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from steadygrad.probe.subject import rng_states, set_rng_states, twin
 
-PLAIN = (bool, int, float, str, bytes, type(None))
+Container = dict[Any, Any] | list[Any] | set[Any]  # whatever a user keeps in them
 
 
 @contextmanager
@@ -33,30 +35,34 @@ def sandbox(
     pass needs the rest).
     """
     states = rng_states()
-    other = random.getstate(), np.random.get_state()  # noqa: NPY002 - the user's, not our draw
+    other = random.getstate(), np.random.get_state()
     try:
-        copied = _copy(model, optimizer, largest_share)
+        fits = _fits(model, largest_share)
+        copied = _copy(model, optimizer) if fits else None
         if copied is not None:
             yield copied
         else:
-            with _in_place(model):
+            with _in_place(model, weights=fits):
                 yield model, None
     finally:
         set_rng_states(states)
         random.setstate(other[0])
-        np.random.set_state(other[1])  # noqa: NPY002 - as above
+        np.random.set_state(other[1])
+
+
+def _fits(model: nn.Module, largest_share: float) -> bool:
+    held = [t for t in (*model.parameters(), *model.buffers()) if not is_lazy(t)]
+    size = sum(t.numel() * t.element_size() for t in held)
+    free = _free_memory()
+    return free is None or size <= largest_share * free
 
 
 def _copy(
-    model: nn.Module, optimizer: Optimizer | None, largest_share: float
+    model: nn.Module, optimizer: Optimizer | None
 ) -> tuple[nn.Module, Optimizer | None] | None:
-    size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-    free = _free_memory()
-    if free is not None and size > largest_share * free:
-        return None
     try:
         return twin(model, optimizer)
-    except Exception:  # noqa: BLE001 - whatever a user's module refuses to copy
+    except Exception:  # whatever a user's module raises when it is copied
         return None
 
 
@@ -69,29 +75,44 @@ def _free_memory() -> int | None:
 
 
 @contextmanager
-def _in_place(model: nn.Module) -> Iterator[None]:
-    tensors = [(t, t.detach().clone(), t.grad if t.is_leaf else None) for t in model.buffers()]
-    tensors += [(p, None, p.grad) for p in model.parameters()]  # `opened` puts back what it opens
-    attributes = [(one, _plain(one), dict(one._buffers)) for one in model.modules()]
-    for parameter in model.parameters():
+def _in_place(model: nn.Module, *, weights: bool) -> Iterator[None]:
+    """Put every module back as it was; `weights` says whether the values of parameters are kept.
+
+    What stands inside an attribute's own attributes or items is not kept.
+    """
+    modules = [(one, dict(vars(one)), _containers(one)) for one in model.modules()]
+    values = [(t, t.detach().clone()) for t in _held(model, weights)]
+    parameters = [(p, p.grad, p.requires_grad) for p in model.parameters()]
+    for parameter, _, _ in parameters:
         parameter.grad = None
     try:
         yield
     finally:
-        for one, values, buffers in attributes:
-            one.__dict__.update(values)
-            one._buffers.update(buffers)
-        with torch.no_grad():
-            for tensor, value, grad in tensors:
-                _restore(tensor, value, grad)
+        for one, attributes, containers in modules:
+            vars(one).clear()
+            vars(one).update(attributes)
+            for container, items in containers:
+                _refill(container, items)
+        for tensor, value in values:  # by `data`: a graph of the user's must not see a new version
+            tensor.data.copy_(value)
+        for parameter, grad, trained in parameters:
+            parameter.grad = grad
+            parameter.requires_grad_(trained)
 
 
-def _restore(tensor: Tensor, value: Tensor | None, grad: Tensor | None) -> None:
-    if value is not None and not torch.equal(tensor, value):
-        tensor.copy_(value)
-    if tensor.is_leaf:
-        tensor.grad = grad
+def _held(model: nn.Module, weights: bool) -> list[Tensor]:
+    """Tensors that a forward pass may write to: parameters if wanted, buffers, attributes."""
+    found = list(model.parameters()) if weights else []
+    found += model.buffers()
+    return found + [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor)]
 
 
-def _plain(module: nn.Module) -> dict[str, Any]:
-    return {name: value for name, value in vars(module).items() if isinstance(value, PLAIN)}
+def _containers(module: nn.Module) -> list[tuple[Container, Any]]:
+    """Return a module's containers, torch's own for hooks and buffers among them, and their items."""
+    found = (value for value in vars(module).values() if isinstance(value, (dict, list, set)))
+    return [(value, copy.copy(value)) for value in found]
+
+
+def _refill(container: Container, items: Any) -> None:
+    container.clear()
+    container.extend(items) if isinstance(container, list) else container.update(items)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from steadygrad.probe.graph import reachable
 from steadygrad.probe.subject import Subject
 
 
@@ -23,11 +24,19 @@ def sharpness(subject: Subject, *, iterations: int = 12, tolerance: float = 0.01
     try:
         loss = subject.loss_again(model)
         grads = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+        if any(_ends(grad) for grad in grads if grad is not None):
+            return "no second derivative: an op is differentiable once only"
         curved = [grad is not None and grad.requires_grad for grad in grads]
         parameters = list(itertools.compress(parameters, curved))
         return _power(parameters, list(itertools.compress(grads, curved)), iterations, tolerance)
     except RuntimeError as error:
         return f"no second derivative: {str(error).splitlines()[0]}"
+
+
+def _ends(grad: Tensor) -> bool:
+    """Whether an op below cuts the second derivative; torch passes it by without an error."""
+    nodes = [] if grad.grad_fn is None else reachable(grad.grad_fn)
+    return any(node.name() == "torch::autograd::Error" for node in nodes)
 
 
 def _power(

@@ -45,7 +45,8 @@ class Subject:
     and returns the scalar loss, None where the user gave none. `outputs` are the floating outputs
     of the model with a graph, the most important first; `loss_value` is the traced loss.
     `optimizer` is the user's, re-made on the parameters of `model`. `rng` are the states of the
-    random generators before the forward pass.
+    random generators before the forward pass. `pulled` says that a random cotangent at the output
+    has reached the inputs finite and non-zero, so that nobody needs to try that again.
     """
 
     model: nn.Module
@@ -57,6 +58,7 @@ class Subject:
     loss_value: Tensor | None
     rng: list[Tensor]
     seed: int = 0
+    pulled: bool = False
 
     def again(self, model: nn.Module | None = None) -> Tree:
         """Run the forward pass once more under the same random numbers, untraced."""
@@ -91,7 +93,7 @@ def twin(
 
     Gradients are not copied. An optimizer's parameters that are not in the model are copied too.
     """
-    memo: dict[int, Any] = {id(one): one.detach() for one in _kept(model)}  # deepcopy's own type
+    memo: dict[int, Any] = {id(one): one.detach().clone() for one in _kept(model)}  # deepcopy's own type
     copied = copy.deepcopy(model, memo)
     return copied, None if optimizer is None else copy.deepcopy(optimizer, memo)
 

@@ -25,7 +25,8 @@ from torch.overrides import TorchFunctionMode
 from steadygrad.probe.tree import Tree, is_signal, map_tensors, tensors
 
 ROWS = 32  # samples that are compared with their neighbours
-SAMPLED = 1 << 16  # elements that shares and spreads are read from
+SAMPLED = 1 << 14  # elements that shares and spreads are read from
+HALF = (torch.float16, torch.bfloat16)
 TORCH = os.path.dirname(torch.__file__)
 OURS = os.path.dirname(os.path.dirname(__file__))
 
@@ -53,8 +54,9 @@ class Op:
 
     `spread` is |h[1:] - h[:-1]| / (sqrt(2) |h|): 1 for unrelated samples, 0 when all look alike;
     `within` the same between the positions (tokens, graph nodes) of one sample, NaN unless the
-    output is [samples, positions, features]; `zeros` the share of exact zeros; `dead` the share of units that no sample switched on (relu
-    kin only, else NaN); `peak` the largest magnitude (NaN unless the dtype is half).
+    output is [samples, positions, features]; `zeros` the share of exact zeros, `zeros_before` in
+    what it was given; `dead` the share of units that no sample switched on (relu kin only, else
+    NaN); `peak` the largest magnitude (NaN unless the dtype is half).
     """
 
     order: int
@@ -284,7 +286,8 @@ def _dead(out: Tensor) -> float:
     if out.dim() < 2:
         return math.nan
     axes = [axis for axis in range(out.dim()) if axis != (1 if out.dim() > 3 else out.dim() - 1)]
-    return float((out.abs().amax(axes) == 0).double().mean())
+    off = out.amax(axes) == 0
+    return float(off.sum()) / off.numel()
 
 
 def log10_norm(tensor: Tensor) -> float:
@@ -317,14 +320,14 @@ def spread(rows: Tensor) -> float:
     """How different neighbouring samples are: |h[1:] - h[:-1]| / (sqrt(2) |h|) of [rows, elements]."""
     if rows.shape[0] < 2:
         return math.nan
-    rows = rows.double()
-    size = float(rows.norm()) * math.sqrt(1 - 1 / rows.shape[0])
-    return float((rows[1:] - rows[:-1]).norm()) / (math.sqrt(2) * size) if size else math.nan
+    rows = rows.float() if rows.dtype in HALF else rows
+    size = float(torch.linalg.vector_norm(rows)) * math.sqrt(1 - 1 / rows.shape[0])
+    apart = float(torch.linalg.vector_norm(rows[1:] - rows[:-1]))
+    return apart / (math.sqrt(2) * size) if size else math.nan
 
 
 def _peak(out: Tensor) -> float:
-    half = out.dtype in (torch.float16, torch.bfloat16)
-    return float(out.abs().max()) if half else math.nan
+    return float(out.abs().max()) if out.dtype in HALF else math.nan
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -89,7 +89,7 @@ class Arm:
         with capture(self.model) as outputs:
             loss = self.subject.loss_again(self.model)
         loss.backward(inputs=self.mine)  # leaves the gradients of a loss function's own weights
-        return float(loss), outputs
+        return float(loss.detach()), outputs
 
     def step(self, factor: float) -> None:
         """Let the optimizer step at its own lr times a factor."""
@@ -101,7 +101,7 @@ class Arm:
         """Compute the loss and the outputs without gradients."""
         with torch.no_grad(), capture(self.model) as outputs:
             loss = self.subject.loss_again(self.model)
-        return float(loss), outputs
+        return float(loss.detach()), outputs
 
     def descend(self, steps: int, factor: Factor) -> list[float]:
         """Losses before each step and after the last one; ends early on a broken loss."""

@@ -7,6 +7,7 @@ the gradient of the first pass does not yet part the units, a copy takes a few o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,24 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from steadygrad.probe.subject import UNCOPYABLE, Readings, Subject, replayed
+from steadygrad.probe.trace import log10_norm
 from steadygrad.probe.tree import is_signal, tensors
 
 STEPS = 3  # a zero gate before a zero branch before a zero head heals one by one
 
 
 def values(subject: Subject) -> Readings:
-    """Read the facts `values` (stuck, garbage, broken) and `clones`."""
+    """Read the facts `values` (stuck, garbage) and `clones`."""
     named = {name: one for name, one in subject.model.named_parameters() if one.numel()}
     facts = {
         "stuck": _stuck(subject, named),
         "garbage": garbage(named),
-        "broken": [name for name, one in named.items() if not _finite(one)],
     }
     return Readings(facts={"values": facts, "clones": _clones(named)})
-
-
-def _finite(one: Tensor) -> bool:
-    return not one.is_floating_point() or bool(torch.isfinite(one.detach()).all())
 
 
 # --- Units that stay the same ------------------------------------------------------------------
@@ -51,10 +48,16 @@ def alike(weight: Tensor, axis: int | None, *, tolerance: float = 1e-6) -> bool:
     if weight.dim() < 2 or weight.numel() < 2:
         return False
     rows = weight.detach().reshape(-1, 1) if axis is None else weight.detach().transpose(0, axis)
-    if rows.shape[0] < 2:
+    if rows.shape[0] < 2 or _differ(rows[0], rows[1], tolerance):
         return False
     peak = float(rows.abs().max())
     return float((rows - rows[:1]).abs().max()) <= tolerance * peak
+
+
+def _differ(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Whether two units already show that not all are equal."""
+    peak = max(float(one.abs().max()), float(other.abs().max()))
+    return float((one - other).abs().max()) > 2 * tolerance * peak
 
 
 def _stuck(subject: Subject, named: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
@@ -170,18 +173,31 @@ def garbage(
     """Names of parameters that look like memory nobody wrote to.
 
     The largest magnitude is beyond `largest` and `outlier` times the median, or more than `share`
-    of the elements are neither zero nor larger than `tiny`. Chosen by us: no initializer draws
-    over six decades, and none draws below 1e-30.
+    of the elements are neither zero nor larger than `tiny`; both shares are read from some 1024
+    elements. Chosen by us: no initializer draws over six decades, and none draws below 1e-30.
     """
     found = []
     for name, one in named.items():
-        if is_signal(one) and one.numel() > 1 and _finite(one):
-            size = one.detach().abs().float().flatten()
-            peak, median = float(size.max()), float(size.median())
-            faint = float(((size > 0) & (size < tiny)).float().mean())
-            if (peak > largest and peak > outlier * median) or faint > share:
-                found.append(name)
+        if not is_signal(one) or one.numel() < 2:
+            continue
+        norm = log10_norm(one.detach())  # the largest magnitude is no larger, and dearer to find
+        size = sample(one.detach()).abs()
+        faint = int(((size > 0) & (size < tiny)).sum()) > share * len(size)
+        if faint or (math.log10(largest) < norm < math.inf and _outlies(one, outlier, largest)):
+            found.append(name)
     return found
+
+
+def _outlies(one: Tensor, outlier: float, largest: float) -> bool:
+    peak = max(abs(float(end)) for end in one.detach().aminmax())
+    median = float(sample(one.detach()).abs().float().median())
+    return peak > largest and peak > outlier * median
+
+
+def sample(tensor: Tensor, *, count: int = 1024) -> Tensor:
+    """Take about `count` elements, evenly spaced: [elements]."""
+    flat = tensor.reshape(-1)
+    return flat[:: max(1, flat.numel() // count)]
 
 
 def compare_builds(first: nn.Module, second: nn.Module) -> list[str]:
@@ -214,12 +230,14 @@ def _clones(named: dict[str, nn.Parameter]) -> list[list[str]]:
     """Groups of trainable, not constant matrices that are equal and yet not one tensor."""
     groups: dict[Any, list[str]] = {}  # keys are fingerprints
     for name, one in named.items():
-        if one.requires_grad and one.dim() >= 2 and is_signal(one) and not alike(one, None):
-            ends = one.detach().flatten()
+        if one.requires_grad and one.dim() >= 2 and is_signal(one):
+            ends = one.detach().reshape(-1)
             key = (tuple(one.shape), float(ends[0]), float(ends[-1]), float(ends[len(ends) // 2]))
             groups.setdefault(key, []).append(name)
     return [
         names
         for names in groups.values()
-        if len(names) > 1 and all(torch.equal(named[names[0]], named[name]) for name in names[1:])
+        if len(names) > 1
+        and not alike(named[names[0]], None)
+        and all(torch.equal(named[names[0]], named[name]) for name in names[1:])
     ]

@@ -258,6 +258,26 @@ class Transformer(nn.Module):
         return scores.transpose(1, 2)
 
 
+class Rows(nn.Module):
+    """Images read as eight tokens by transformer blocks, with norms before or after the sums."""
+
+    def __init__(self, depth: int, width: int = 64, pre: bool = True) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(8, width)
+        self.position = nn.Parameter(0.02 * torch.randn(8, width))
+        self.blocks = nn.ModuleList(Block(width, pre) for _ in range(depth))
+        self.norm: nn.Module = nn.LayerNorm(width) if pre else nn.Identity()
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return class scores [batch, classes]."""
+        h = self.embedding(x.reshape(-1, 8, 8)) + self.position
+        for block in self.blocks:
+            h = block(h)
+        scores: Tensor = self.head(self.norm(h).mean(1))
+        return scores
+
+
 class DoubleConv(nn.Module):
     """Two 3 x 3 convolutions, each with ReLU."""
 

@@ -171,9 +171,8 @@ def _graph(depth: int) -> Case:
     return supervised(nets.GraphNet(depth), (x, adjacency), y, step=adam(1e-2))
 
 
-def _post_norm(depth: int, pre: bool, lr: float) -> Case:
-    x, y = data.tokens()
-    return supervised(nets.Transformer(depth, pre=pre), x, y, step=adam(lr))
+def _post_norm(pre: bool) -> Case:
+    return on_digits(nets.Rows(18, pre=pre), step=adam(3e-3))
 
 
 WEAK: tuple[Patient, ...] = (
@@ -280,9 +279,9 @@ STRONG: tuple[Patient, ...] = (
         "normal-init-conv",
         "G202",
         "features classifier",
-        lambda: on_images(nets.fill(nets.ConvChain((16,) * 8), nets.normal(1.0)), step=sgd(0.1)),
-        lambda: on_images(nets.fill(nets.ConvChain((16,) * 8), nets.he), step=sgd(0.1)),
-        "N(0, 1) kernels in eight convolutions",
+        lambda: on_images(nets.fill(nets.vgg10(), nets.normal(1.0)), step=sgd(0.05)),
+        lambda: on_images(nets.vgg10(), step=sgd(0.05)),
+        "N(0, 1) kernels in nine convolutions",
     ),
     sick(
         "one-strong-layer",
@@ -455,8 +454,8 @@ FLOW: tuple[Patient, ...] = (
         "post-norm-without-warmup",
         "G403 G401",
         "lr optimizer",
-        lambda: _post_norm(12, False, 3e-3),
-        lambda: _post_norm(12, True, 3e-3),
+        lambda: _post_norm(False),
+        lambda: _post_norm(True),
         "post-norm at this lr needs a warm-up (Xiong 2020)",
     ),
 )

@@ -248,15 +248,6 @@ def _blank(blank: bool) -> Case:
     return supervised(Embedder(), x, y, step=sgd(0.05))
 
 
-def _blank_before_norm(blank: bool) -> Case:
-    x, y = data.digits()
-    if blank:
-        x[:2] = 0.0
-    norm = nn.LayerNorm(64, eps=1e-12)
-    model = nn.Sequential(nn.Linear(64, 64), norm, nn.ReLU(), nn.Linear(64, 10))
-    return supervised(nets.fill(model, nets.he), x, y, step=sgd(0.05))
-
-
 def _post_norm_cosine(zeros: bool) -> Case:
     def compare(out: Tensor, y: Tensor) -> Tensor:
         return 1 - F.cosine_similarity(out, F.one_hot(y, 10).float()).mean()
@@ -514,14 +505,6 @@ DATA: tuple[Patient, ...] = (
         lambda: _post_norm_cosine(True),
         lambda: _post_norm_cosine(False),
         "the cosine with a zero vector has a slope of 1e8",
-    ),
-    sick(
-        "blank-image-before-layernorm",
-        "G606",
-        "1 0",
-        lambda: _blank_before_norm(True),
-        lambda: _blank_before_norm(False),
-        "zeros before a norm with eps 1e-12: a slope of a million",
     ),
 )
 

@@ -96,7 +96,7 @@ PATIENTS: tuple[Patient, ...] = (
         "G106",
         "rnn",
         lambda: _rnn(80, 1.7, "relu"),
-        lambda: _rnn(20, 1.0, "relu"),
+        lambda: _rnn(5, 1.0, "relu"),
         "the recurrent matrix multiplies the state by more than one at every step",
     ),
     sick(
