@@ -126,7 +126,9 @@ def test_inputs_come_as_tensor_tuple_mapping_or_packed_sequence(inputs: Any) -> 
 
 
 def test_a_loss_may_run_the_model_as_it_likes() -> None:
-    report = sg.check(Takes(), loss=lambda m: m({"x": X})["logits"].square().mean() + m.layer(X).mean())
+    report = sg.check(
+        Takes(), loss=lambda m: m({"x": X})["logits"].square().mean() + m.layer(X).mean()
+    )
     assert report.verdict == "healthy"
 
 
@@ -155,7 +157,7 @@ def test_a_model_without_parameters_is_no_fault() -> None:
 def test_a_frozen_model_is_looked_at() -> None:
     report = sg.check(small().requires_grad_(False), X)
     assert report.record.was_read("flow")
-    assert report.findings == () or report.worst.name != "broken"
+    assert [one.code for one in report.findings] == ["G501"]
 
 
 def test_an_output_without_gradient_is_said_to_be_blind() -> None:
@@ -301,8 +303,8 @@ def test_the_optimizers_name_is_known_to_the_detectors() -> None:
 
 
 def test_given_facts_are_merged_and_reasons_kept() -> None:
-    report = sg.check(small(), X, facts={"script": "train.py", "blind": {"batches": "no loader"}})
-    assert report.record.facts["script"] == "train.py"
+    report = sg.check(small(), X, facts={"epoch": 3, "blind": {"batches": "no loader"}})
+    assert report.record.facts["epoch"] == 3
     assert report.record.facts["blind"]["batches"] == "no loader"
     assert len(report.record.facts["blind"]) > 1
 

@@ -16,8 +16,10 @@ from torch.optim import Optimizer
 from steadygrad.core.record import Facts, record_of
 from steadygrad.core.report import Report, diagnose
 from steadygrad.detectors import DETECTORS
+from steadygrad.detectors.data import explain_exception
 from steadygrad.probe.data import data
 from steadygrad.probe.flow import flow
+from steadygrad.probe.graph import reachable
 from steadygrad.probe.loss import loss as loss_end
 from steadygrad.probe.nonfinite import first_nonfinite
 from steadygrad.probe.opened import opened, zero_by_design
@@ -31,10 +33,13 @@ from steadygrad.probe.values import values
 from steadygrad.probe.wiring import wiring
 
 PROBES: tuple[Probe, ...] = (first_nonfinite, wiring, values, data, loss_end)
-"""Probes of the first pass. `flow` comes before, on a pass of its own where zeros hide something."""
+"""Probes of the first pass. `flow` comes before, on a pass of its own where zeros hide."""
 
 OPTIONAL: tuple[Probe, ...] = (through_time, update)
 """Probes that run the model again, a few times: time, update, sharpness."""
+
+
+NO_LOSS = "no loss was given"  # what probes say; a launcher may know more
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class Setup:
     seed: int
 
 
-def check(
+def check(  # noqa: PLR0913 - the public verb: all but two go by keyword
     model: nn.Module,
     inputs: Tree = None,
     *,
@@ -63,7 +68,8 @@ def check(
     Give `inputs` (a tensor, a tuple of positional or a mapping of keyword arguments) or a `loss`
     that takes the model and returns a scalar. With a loss more is seen; with an optimizer, more
     still. The model is copied and looked at in training mode; nothing of it is changed, also when
-    its forward pass raises: that exception is the caller's. `probes=False` leaves out what runs the
+    its forward pass raises: that exception is the caller's, unless it names a finding (a label out
+    of range). `probes=False` leaves out what runs the
     model more than once. `facts` are merged into the record.
 
     Raises TypeError or ValueError when the model cannot be run with what was given.
@@ -74,17 +80,30 @@ def check(
     setup = Setup(loss or (lambda m: call(m, inputs)), loss, optimizer, seed)
     with ExitStack() as stack:
         stack.enter_context(eager())
+        stack.enter_context(torch.inference_mode(False))
         copied, copied_optimizer = stack.enter_context(sandbox(bare, optimizer))
-        stack.enter_context(_training(copied))
+        stack.enter_context(_modes(copied, train="script" not in (facts or {})))
         stack.enter_context(torch.enable_grad())
         setup = Setup(setup.forward, loss, copied_optimizer, seed)
-        readings, step = _look(copied, setup, probes)
+        try:
+            readings, step = _look(copied, setup, probes)
+        except Exception as error:
+            known = explained(error, target or type(bare).__name__)
+            if known is None:
+                raise
+            return known
     seconds = time.perf_counter() - begin
     known = {"optimizer": type(optimizer).__name__} if optimizer is not None else {}
     merged = _merge(readings, {**known, **(facts or {})})
     record = record_of([row for one in readings for row in one.rows], merged)
     cost = {"seconds": seconds, "relative_to_step": seconds / step if step else float("nan")}
     return diagnose(record, DETECTORS, target=target or type(bare).__name__, cost=cost)
+
+
+def explained(error: BaseException, target: str) -> Report | None:
+    """Report on an exception of the user's code that names its own cause; None for all others."""
+    found = explain_exception(error)
+    return None if found is None else Report(target, record_of([]), (found,))
 
 
 def _look(model: nn.Module, setup: Setup, probes: bool) -> tuple[list[Readings], float]:
@@ -106,6 +125,11 @@ def trace(model: nn.Module, setup: Setup, rng: list[Tensor]) -> Subject:
     with replayed(rng), listen(model) as heard:
         result = setup.forward(model)
     loss_value = _scalar(result) if setup.loss is not None else None
+    if loss_value is not None and not heard.calls and not _reaches(loss_value, model):
+        raise ValueError(
+            "expected loss to run the model that it is given, as in "
+            "loss=lambda m: loss_fn(m(x), y), got one that runs no part of it"
+        )
     outputs = _outputs(heard, result)
     return Subject(
         model,
@@ -120,6 +144,13 @@ def trace(model: nn.Module, setup: Setup, rng: list[Tensor]) -> Subject:
     )
 
 
+def _reaches(loss: Tensor, model: nn.Module) -> bool:
+    """Whether a gradient of the loss leads to a parameter of the model."""
+    held = {id(parameter) for parameter in model.parameters()}
+    below = reachable(loss.grad_fn) if loss.grad_fn is not None else []
+    return any(id(getattr(node, "variable", None)) in held for node in below)
+
+
 def _scalar(result: Tree) -> Tensor:
     if not isinstance(result, Tensor) or result.numel() != 1:
         shape = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
@@ -128,9 +159,10 @@ def _scalar(result: Tree) -> Tensor:
 
 
 def _outputs(heard: Trace, result: Tree) -> list[Tensor]:
-    """Floating outputs with a graph of the last outermost call; those with samples stand first."""
+    """Outputs with a graph of the last outermost call; those with samples stand first."""
     for tree in (*heard.results[::-1], result):
-        found = [t for t in tensors(tree) if t.grad_fn is not None and is_signal(t)]
+        known = [t for t in tensors(tree) if t.grad_fn is not None]
+        found = [t for t in known if is_signal(t) or t.is_complex()]
         if found:
             return sorted(found, key=lambda t: t.numel() <= 1)
     return []
@@ -169,10 +201,13 @@ def eager() -> Iterator[None]:
 
 
 @contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode into training mode inside the block; leave a mixed one."""
+def _modes(model: nn.Module, *, train: bool) -> Iterator[None]:
+    """Put back all modes afterwards; train a model handed over in evaluation mode inside the block.
+
+    A mixed model (frozen batch norms) keeps its modes, as does one that a script has run already.
+    """
     modes = [(one, one.training) for one in model.modules()]
-    if not model.training:
+    if train and not model.training:
         model.train()
     try:
         yield
@@ -188,7 +223,9 @@ def _merge(readings: Sequence[Readings], facts: Facts | None) -> dict[str, Any]:
         merged.update(one.facts)
         blind.update(one.blind)
     merged.update(facts or {})
-    merged["blind"] = {**blind, **merged.get("blind", {})}
+    given = merged.get("blind", {})
+    lost = given.get("loss", NO_LOSS)
+    merged["blind"] = {n: lost if why == NO_LOSS else why for n, why in blind.items()} | given
     return merged
 
 
@@ -212,4 +249,8 @@ def _expect_one_device(model: nn.Module, inputs: Tree) -> None:
         raise ValueError(
             f"expected inputs on {', '.join(sorted(homes))} like the model, "
             f"got {', '.join(sorted(given))}: move one of them"
+        )
+    if "meta" in homes:
+        raise ValueError(
+            "expected a model that holds values, got one on the meta device: build it on a real one"
         )

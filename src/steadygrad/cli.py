@@ -110,7 +110,8 @@ def check_command(  # noqa: PLR0913 - one argument for each option
     unchanged up to its first optimizer step. The report alone is written to standard output: what
     the script prints goes to standard error.
 
-    Exit codes: 0 healthy, 1 findings, 2 could not look, 3 the user's code raised.
+    Exit codes: 0 healthy, 1 findings, 2 could not look, 3 the user's code raised (with a report
+    where the exception names a finding).
     """
     stdout = _reserve_stdout()
 
@@ -121,15 +122,23 @@ def check_command(  # noqa: PLR0913 - one argument for each option
         _write(_rendered(report, form, stdout), output, stdout)
         return _exit_code(report, fail_on)
 
+    def explain_error(error: BaseException) -> None:
+        from steadygrad._check import explained
+
+        report = explained(error, target)
+        if report is not None:
+            _write(_rendered(report, form, stdout), output, stdout)
+
     def guarded_look(captured: Captured) -> int:
-        return _guarded(lambda: look(captured))  # a stubborn script would catch what it raises
+        # a stubborn script would catch what it raises
+        return _guarded(lambda: look(captured), explain_error)
 
     def start() -> int:
         from steadygrad.launch.target import launch
 
         return launch(target, arguments or (), guarded_look, described=described or (), seed=seed)
 
-    raise typer.Exit(_guarded(start))
+    raise typer.Exit(_guarded(start, explain_error))
 
 
 @app.command()
@@ -155,10 +164,10 @@ def explain(
     raise typer.Exit(_say(f"expected a finding's code or name, got {code}{_near(code, known)}"))
 
 
-def _guarded(run: Callable[[], int]) -> int:
+def _guarded(run: Callable[[], int], explain_error: Callable[[BaseException], None]) -> int:
     """Turn what may go wrong into a sentence or the user's traceback, and an exit code."""
     try:
-        return _told_apart(run)
+        return _told_apart(run, explain_error)
     except KeyboardInterrupt:
         _say("interrupted before the report was complete: nothing was changed")
         return INTERRUPTED
@@ -169,7 +178,7 @@ def _guarded(run: Callable[[], int]) -> int:
         return _say(f"could not look, by a fault of ours ({type(error).__name__}): please report")
 
 
-def _told_apart(run: Callable[[], int]) -> int:
+def _told_apart(run: Callable[[], int], explain_error: Callable[[BaseException], None]) -> int:
     from steadygrad.launch.captured import CannotLook, UsersError
 
     try:
@@ -180,6 +189,7 @@ def _told_apart(run: Callable[[], int]) -> int:
         from steadygrad.launch.excuse import show
 
         show(error.__cause__ or error)
+        explain_error(error.__cause__ or error)
         return USERS_ERROR
 
 

@@ -92,7 +92,7 @@ def trained(model: nn.Module, images: Tensor, labels: Tensor, seed: int = 0) -> 
 def sgd(model: nn.Module) -> torch.optim.SGD:
     """Return the optimizer of both trainings.
 
-    The corrected network learns at rates up to 0.005; as it was, it learns at none from 0.002 to 0.05.
+    The corrected network learns at rates up to 0.005; as it was, it learns at none up to 0.05.
     """
     return torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9)
 

@@ -51,7 +51,10 @@ def _network(
             row |= (edits[role] or {}).get(place, {})
             rows.append((_site(role, place), row))
     rows.sort(key=lambda pair: pair[0].role)
-    known = {"flow": _flow(gains, width) | flow, "feeders": [f"layers.{i}" for i in range(len(gains))]}
+    known = {
+        "flow": _flow(gains, width) | flow,
+        "feeders": [f"layers.{i}" for i in range(len(gains))],
+    }
     return record_of(rows, {**known, **(facts or {})})
 
 

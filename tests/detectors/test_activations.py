@@ -71,7 +71,9 @@ def test_ten_sigmoid_layers_are_saturated_activations(network: Network) -> None:
 
 
 def test_tanh_used_at_its_flat_ends_is_saturated(network: Network) -> None:
-    record = network([-0.5] * 20, slope=0.46, act=0.02, units=dict.fromkeys(range(20), {"pre_rms": 1.0}))
+    record = network(
+        [-0.5] * 20, slope=0.46, act=0.02, units=dict.fromkeys(range(20), {"pre_rms": 1.0})
+    )
     found = only(saturated_activation, record)
     assert found.severity is Severity.broken
     assert found.evidence["slope"] == pytest.approx(0.02)

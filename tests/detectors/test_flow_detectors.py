@@ -129,7 +129,9 @@ def test_a_large_input_that_stays_large_did_not_explode(network: Network) -> Non
     assert exploding_signal.run(network([0.0] * 11, units=large, out_log_rms=4.0)) == []
 
 
-@pytest.mark.parametrize(("size", "severity"), [(-6.5, Severity.risk), (-math.inf, Severity.broken)])
+@pytest.mark.parametrize(
+    ("size", "severity"), [(-6.5, Severity.risk), (-math.inf, Severity.broken)]
+)
 def test_an_output_of_rounding_or_zeros_is_a_vanishing_signal(
     network: Network, size: float, severity: Severity
 ) -> None:

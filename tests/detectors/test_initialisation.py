@@ -159,7 +159,9 @@ def test_biases_that_are_all_large_are_the_models_way(network: Network) -> None:
     assert all_of(network([0.0] * 6, weights=dict.fromkeys(range(6), large))) == []
 
 
-@pytest.mark.parametrize("follows", [{"feeds_zeros": 1.0}, {"feeds_dead": 0.95}, {"feeds_passes": -3.0}])
+@pytest.mark.parametrize(
+    "follows", [{"feeds_zeros": 1.0}, {"feeds_dead": 0.95}, {"feeds_passes": -3.0}]
+)
 def test_a_bias_that_kills_an_activation_is_left_to_the_activation(
     network: Network, follows: dict[str, float]
 ) -> None:

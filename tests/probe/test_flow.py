@@ -177,7 +177,9 @@ def test_a_gradient_that_underflows_in_float32_is_read_in_full() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variance", "factor"), [(1 / 3, 0.408), (1.0, 0.707), (2.0, 1.0)], ids=["default", "xavier", "he"]
+    ("variance", "factor"),
+    [(1 / 3, 0.408), (1.0, 0.707), (2.0, 1.0)],
+    ids=["default", "xavier", "he"],
 )
 def test_a_relu_layer_keeps_what_he_2015_says(variance: float, factor: float) -> None:
     torch.manual_seed(0)
@@ -319,10 +321,14 @@ def blind(readings: Readings) -> str:
 def test_the_backward_pass_leaves_no_gradient_and_no_hook() -> None:
     model = chain(3, WIDTH, 2.0, nn.ReLU)
     subject = subject_of(model, torch.randn(4, WIDTH))
-    (first,) = torch.autograd.grad(subject.outputs[0].sum(), subject.trace.inputs, retain_graph=True)
+    (first,) = torch.autograd.grad(
+        subject.outputs[0].sum(), subject.trace.inputs, retain_graph=True
+    )
     flow(subject)
     assert all(p.grad is None for p in model.parameters())
-    (again,) = torch.autograd.grad(subject.outputs[0].sum(), subject.trace.inputs, retain_graph=True)
+    (again,) = torch.autograd.grad(
+        subject.outputs[0].sum(), subject.trace.inputs, retain_graph=True
+    )
     assert torch.equal(first, again)
 
 
@@ -332,4 +338,3 @@ def test_half_precision_reads_what_single_precision_reads() -> None:
     single = total(model, x)
     # bfloat16 keeps 8 bits: 0.4 % per element, averaged over 512 of them
     assert total(model.bfloat16(), x.bfloat16()) == pytest.approx(single, abs=0.02)
-

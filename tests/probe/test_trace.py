@@ -348,6 +348,12 @@ def test_spread_is_one_for_unrelated_samples_and_zero_for_equal_ones() -> None:
     assert math.isnan(spread(torch.zeros(4, 8)))
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_spread_does_not_depend_on_the_scale(scale: float) -> None:
+    rows = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    assert spread(rows * scale) == pytest.approx(spread(rows), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "shape", [(), (5,), (1, 3), (200, 7), (1, 1, 9), (4, 3, 600, 600), (2, 0, 3)]
 )

@@ -66,8 +66,9 @@ def diagnose(
     """Run every detector and fold each symptom under its cause.
 
     A detector ends as found, clear, or blind. A finding is a symptom when another one explains its
-    code; what is only possible explains nothing. A cause is as severe as the worst that it explains. Roots are
-    ordered by severity, then by the detectors' order (the order of suspicion), then by magnitude.
+    code; what is only possible explains nothing. A cause is as severe as the worst that it
+    explains. Roots are ordered by severity, then by the detectors' order (the order of suspicion),
+    then by magnitude.
     """
     found: list[Finding] = []
     clear: list[str] = []

@@ -15,7 +15,10 @@ from steadygrad.detectors.words import layers
 
 
 @detector(
-    "G301", "dead-relu", needs=("op_gain",), explains=("G102", "G104", "G105", "G303", "G501", "G302")
+    "G301",
+    "dead-relu",
+    needs=("op_gain",),
+    explains=("G102", "G104", "G105", "G303", "G501", "G302"),
 )
 def dead_relu(record: Record) -> Iterator[Finding]:
     """An activation that puts out nothing but zeros, so that no gradient passes it.
@@ -44,7 +47,7 @@ def dead_relu(record: Record) -> Iterator[Finding]:
     amount = f"{zeros:.1%} of the outputs" if zeros >= 0.999 else f"{share:.0%} of the units"
     says = (
         f"{amount} of {site.name or site.kind} are zero for every sample: "
-        f"{feeding or 'the layer before'} feeds them nothing above zero, and no gradient passes back"
+        f"{feeding or 'the layer before'} feeds them nothing above zero, no gradient passes back"
     )
     patch = f"nn.init.zeros_(model.get_submodule({feeding!r}).bias)"
     yield Finding(
@@ -65,7 +68,8 @@ def _first_dead(record: Record) -> int | None:
     peers = np.nanmedian(share) if np.isfinite(share).sum() >= 3 else 1.0
     dead = (zeros >= 0.999) & ~(before >= 0.5) & np.isfinite(known)
     dead |= (share >= 0.9) & (peers <= 0.5)
-    return min(np.flatnonzero(dead), key=lambda place: sites[place].depth, default=None)
+    places = (int(place) for place in np.flatnonzero(dead))
+    return min(places, key=lambda place: sites[place].depth, default=None)
 
 
 def feeder(record: Record, place: int) -> str:
@@ -103,7 +107,7 @@ def saturated_activation(record: Record) -> Iterator[Finding]:
         why = (
             f"even at best it passes {nominal:.2g}: no weights make up for that"
             if own
-            else f"{nominal:.2g} where it is used as meant: weights or biases before it are too large"
+            else f"{nominal:.2g} where it is used as meant: what enters it is too large"
         )
         says = (
             f"the activations after {layers(names)} pass {slope:.2g} of the squared gradient "
@@ -133,9 +137,9 @@ def _odd_activations(record: Record) -> Iterator[Finding]:
     where = tuple(dict.fromkeys(name for pair in pairs for name in pair if name))
     driver = f"the bias of {feeding}" if _bias_of(record, feeding) > 0.7 else feeding
     says = (
-        f"{layers([name or 'an activation' for _, name in pairs])} pass as little as 1e-{size:.1f} of "
-        f"the gradient that they would pass under N(0, 1): {driver or 'the layer before'} drives "
-        "the activation into its flat ends"
+        f"{layers([name or 'an activation' for _, name in pairs])} pass as little as "
+        f"1e-{size:.1f} of the gradient that they would pass under N(0, 1): "
+        f"{driver or 'the layer before'} drives the activation into its flat ends"
     )
     severity = Severity.broken if size >= 3 else Severity.risk
     patch = f"nn.init.zeros_(model.get_submodule({feeding!r}).bias)"
@@ -145,7 +149,7 @@ def _odd_activations(record: Record) -> Iterator[Finding]:
 
 
 def _flat(record: Record, *, least: float = 1.0) -> list[int]:
-    """Places of activations that pass a decade less than N(0, 1) would, by a bias or unlike peers."""
+    """Places of activations that pass a decade less than under N(0, 1), unlike peers or by bias."""
     sites = record.sites_of("output")
     away = record.read("op_gain", "output") - record.read("op_nominal", "output")
     zeros = record.read("op_zeros", "output")
@@ -177,9 +181,9 @@ def unnormalised_depth(record: Record) -> Iterator[Finding]:
     """A deep plain stack of an activation whose fixed point no weight scale holds.
 
     What it looks at: a vanishing trend although the weights have the activation's own
-    variance-preserving gain, for an activation whose second moment drifts away from its fixed point:
-    eta = d ln E f(sqrt(q) z)^2 / d ln q > 1 (GELU 1.14, SiLU 1.17, Mish 1.08, Hardswish 1.22), so that
-    a small error doubles every 4 to 36 layers.
+    variance-preserving gain, for an activation whose second moment drifts away from its fixed
+    point: eta = d ln E f(sqrt(q) z)^2 / d ln q > 1 (GELU 1.14, SiLU 1.17, Mish 1.08, Hardswish
+    1.22), so that a small error doubles every 4 to 36 layers.
 
     Why it matters: 30 GELU layers with the exact gain lose 3 decades and do not learn.
 

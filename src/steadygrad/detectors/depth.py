@@ -73,8 +73,8 @@ class Depth:
 
         The band reaches from Gaussian weights' shift to the infinite-width value, which orthogonal
         weights keep, and three standard deviations beyond either. Where theory predicts most of the
-        gain from the weights' scale, or fixed factors (a graph's averaging, a constant) make half of
-        it, chance is no explanation and nothing is taken off.
+        gain from the weights' scale, or fixed factors (a graph's averaging, a constant) make half
+        of it, chance is no explanation and nothing is taken off.
         """
         fixed = float(self.parts["other"][self._usual].sum())
         for known, share in ((self.predicted, 0.6), (fixed, 0.5)):
@@ -108,7 +108,9 @@ def depth_of(record: Record) -> Depth | None:
     if not sites:
         return None
     roles = ("weight", "act", "norm", "block", "attn", "pool", "other")
-    parts = {role: np.nan_to_num(record.read(f"gain_{role}", "unit"), neginf=-np.inf) for role in roles}
+    parts = {
+        role: np.nan_to_num(record.read(f"gain_{role}", "unit"), neginf=-np.inf) for role in roles
+    }
     gain = record.read("gain", "unit") - np.where(np.isfinite(parts["pool"]), parts["pool"], 0.0)
     body = _body(sites, gain)
     return Depth(
@@ -198,8 +200,9 @@ def odd_weights(
 
     Siblings have the same name but for digits, and the same kind of op: they come from one line of
     the model's code. The measure is log10 sqrt(mean(W^2) fan_in). Where there are fewer than three
-    siblings, all weight ops of the kind serve, or all but embeddings, at the wider distance `alone`. Chosen by us: inits
-    in use lie within 0.8 decades of their siblings (depth-scaled ones within 0.5 log10(depth)).
+    siblings, all weight ops of the kind serve, or all but embeddings, at the wider distance
+    `alone`. Chosen by us: inits in use lie within 0.8 decades of their siblings (depth-scaled ones
+    within 0.5 log10(depth)).
     """
     sites, gains = record.sites_of("weight"), record.read("weight_gain", "weight")
     normed = record.read("normed", "weight")

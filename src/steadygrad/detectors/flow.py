@@ -18,8 +18,8 @@ from steadygrad.detectors.words import layers, times
 def exploding_gradient(record: Record) -> Iterator[Finding]:
     """A gradient that grows on its way from the output to the first layer.
 
-    What it looks at: the gradient's L2 norm at every point that all paths from output to input pass,
-    read from one backward pass renormalised at each, so that no depth overflows. More than 2
+    What it looks at: the gradient's L2 norm at every point that all paths from output to input
+    pass, read from one backward pass renormalised at each, so that no depth overflows. More than 2
     decades of growth beyond the band of a single draw are a risk. When weights or residual blocks
     carry it, that is the finding and this is its symptom. A growth through norm layers without
     skips is reported here: BatchNorm centres, so each layer multiplies the gradient by
@@ -27,8 +27,8 @@ def exploding_gradient(record: Record) -> Iterator[Finding]:
 
     Why it matters: the lower layers need a step size thousands of times smaller than the upper.
 
-    What to try: residual connections around the norms; orthogonal weights with the activation's gain
-    instead of the norms; a nearly linear activation.
+    What to try: residual connections around the norms; orthogonal weights with the activation's
+    gain instead of the norms; a nearly linear activation.
 
     References: Yang 2019 (arXiv 1902.08129); Philipp 2018 (arXiv 1712.05577).
     """
@@ -51,7 +51,9 @@ def exploding_gradient(record: Record) -> Iterator[Finding]:
             says,
             names,
             evidence(trend.depth, trend),
-            try_next=(Advice("add-residual", "x = x + layer(x)  # around each norm and its layer"),),
+            try_next=(
+                Advice("add-residual", "x = x + layer(x)  # around each norm and its layer"),
+            ),
             magnitude=abs(trend.decades),
         )
     yield from _odd_units(record, up=True)
@@ -61,15 +63,15 @@ def exploding_gradient(record: Record) -> Iterator[Finding]:
 def vanishing_gradient(record: Record) -> Iterator[Finding]:
     """A gradient that dies on its way from the output to the first layer.
 
-    What it looks at: as exploding-gradient, in the other direction: more than 3.3 decades lost beyond
-    the band of a single draw (5 under optimizers that normalise the gradient). When weights or
-    activations carry the loss, that is the finding and this is its symptom. Also one unit that takes
-    2 decades or more although its weights look like their siblings'.
+    What it looks at: as exploding-gradient, in the other direction: more than 3.3 decades lost
+    beyond the band of a single draw (5 under optimizers that normalise the gradient). When weights
+    or activations carry the loss, that is the finding and this is its symptom. Also one unit that
+    takes 2 decades or more although its weights look like their siblings'.
 
     Why it matters: the lower layers stay as they were drawn.
 
-    When it is wrong: pooling divides the norm by design and is left out; a readout that looks at one
-    of many positions passes gradient to that one only.
+    When it is wrong: pooling divides the norm by design and is left out; a readout that looks at
+    one of many positions passes gradient to that one only.
 
     What to try: see the cause; without one, residual connections or norm layers.
 
@@ -91,7 +93,9 @@ def vanishing_gradient(record: Record) -> Iterator[Finding]:
 def _odd_units(record: Record, *, up: bool, least: float = 2.0) -> Iterator[Finding]:
     """Units of the trunk that change the gradient by far more than the trend; not the first."""
     depth = depth_of(record)
-    for place in depth.odd if depth else []:
+    if depth is None:
+        return
+    for place in depth.odd:
         away = float(depth.gain[place] - depth.trend)
         far = min(abs(away), abs(float(depth.gain[place])))
         if place == 0 or depth.joins[place] or (away > 0) != up or far < least:
@@ -101,7 +105,9 @@ def _odd_units(record: Record, *, up: bool, least: float = 2.0) -> Iterator[Find
         site = depth.sites[place]
         name = site.name or site.kind
         size = abs(away) if math.isfinite(away) else 9.0
-        word = "lets no gradient pass" if away == -math.inf else f"changes it by {away:+.1f} decades"
+        word = (
+            "lets no gradient pass" if away == -math.inf else f"changes it by {away:+.1f} decades"
+        )
         says = f"{name} {word}, against {depth.trend:+.2f} of the other units"
         severity = Severity.broken if size >= 5 else Severity.risk
         numbers = {"unit_decades": away, "trend_decades": depth.trend}
@@ -109,7 +115,7 @@ def _odd_units(record: Record, *, up: bool, least: float = 2.0) -> Iterator[Find
 
 
 def _rescales(depth: Depth, place: int) -> bool:
-    """Whether a unit only gives signal and gradient another scale, as a norm or an embedding does."""
+    """Whether a unit only gives signal and gradient another scale, as norms and embeddings do."""
     norm, other = depth.parts["norm"][place], depth.parts["other"][place]
     return bool(abs(depth.gain[place] - depth.trend - norm - other) < 0.5)
 
@@ -119,8 +125,8 @@ def exploding_signal(record: Record, *, risk: float = 3.0) -> Iterator[Finding]:
     """An output that is thousands of times larger than a network's output should be.
 
     What it looks at: the root mean square of the model's output for a real batch, and of every unit
-    on the way. More than 10**3 at the output is a risk (chosen by us: heads of 25 healthy networks lie
-    between 1e-2 and 1e2 before the first step), a tenth of that a note.
+    on the way. More than 10**3 at the output is a risk (chosen by us: heads of 25 healthy networks
+    lie between 1e-2 and 1e2 before the first step), a tenth of that a note.
 
     Why it matters: losses start thousands of times above a constant predictor's, exponentials
     overflow, softmax and sigmoid saturate.

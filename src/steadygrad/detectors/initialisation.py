@@ -27,8 +27,8 @@ def weak_init(record: Record) -> Iterator[Finding]:
 
     What it looks at: a random gradient is sent from the output to the input and its L2 norm noted
     at every point that all paths pass. In theory a layer keeps sqrt(mean(W^2) fan_in E f'^2) of it
-    (He 2015, section 2.2). A trend is reported when the decades lost over the depth, beyond the band
-    of a single draw (Hanin & Nica 2018), exceed 3.3 (5 under optimizers that normalise the
+    (He 2015, section 2.2). A trend is reported when the decades lost over the depth, beyond the
+    band of a single draw (Hanin & Nica 2018), exceed 3.3 (5 under optimizers that normalise the
     gradient), and the weights, not the activation or a norm, account for it. A single layer is
     reported when its sqrt(mean(W^2) fan_in) is 0.8 decades below its siblings' (layers of the same
     name but for digits) and more than 6 of their median absolute deviations.
@@ -93,8 +93,8 @@ def growing_residual(record: Record) -> Iterator[Finding]:
 
     Why it matters: after 40 blocks the output is a million times the input.
 
-    What to try: scale each branch by 1 / sqrt(blocks), or start it at zero (SkipInit, ReZero, Fixup);
-    or put a norm at the start of each branch.
+    What to try: scale each branch by 1 / sqrt(blocks), or start it at zero (SkipInit, ReZero,
+    Fixup); or put a norm at the start of each branch.
 
     References: Zhang 2019, Fixup (arXiv 1901.09321); De & Smith 2020 (arXiv 2002.10444), section 3.
     """
@@ -108,7 +108,9 @@ def growing_residual(record: Record) -> Iterator[Finding]:
     )
     scale = 1 / math.sqrt(max(1, len(names)))
     advice = Advice("scale-residual", f"x = x + {scale:.3g} * branch(x)  # 1 / sqrt(blocks)")
-    start = Advice("skip-init", "self.alpha = nn.Parameter(torch.zeros(()))  # x + alpha * branch(x)")
+    start = Advice(
+        "skip-init", "self.alpha = nn.Parameter(torch.zeros(()))  # x + alpha * branch(x)"
+    )
     yield Finding(
         trend.severity,
         says,

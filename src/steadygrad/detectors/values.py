@@ -15,7 +15,7 @@ def symmetric_init(record: Record) -> Iterator[Finding]:
     **What it looks at.** Weights of which all units are equal (zeros included) and whose gradients
     are equal too. A copy of the model then takes three gradient steps of 3 % of each weight's size,
     since a zero gate before a zero branch before a zero head heals one by one. What is still equal
-    then, to 1e-6, and changes the outcome when it is filled with noise, is broken. There is no
+    then, to 1e-4, and changes the outcome when it is filled with noise, is broken. There is no
     threshold on the values: the mechanism is tried. (Three steps and 3 % are chosen by us.)
 
     **Why it matters.** A layer of equal units is one unit, however wide it is; a zero layer behind
@@ -53,7 +53,10 @@ def symmetric_init(record: Record) -> Iterator[Finding]:
 
 
 @detector(
-    "G204", "uninitialised-memory", needs=("values",), explains=("G002", "G003", "G006", "G101", "G201", "G202", "G203")
+    "G204",
+    "uninitialised-memory",
+    needs=("values",),
+    explains=("G002", "G003", "G006", "G101", "G201", "G202", "G203"),
 )
 def uninitialised_memory(record: Record) -> Iterator[Finding]:
     """Parameters made with `torch.empty` that nobody filled.

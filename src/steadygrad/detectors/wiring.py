@@ -192,7 +192,8 @@ def not_in_optimizer(record: Record) -> Iterator[Finding]:
     **Why it matters.** The gradient is computed and looks healthy, the weights never move, and as
     `optimizer.zero_grad` does not know them, their `.grad` grows with every step.
 
-    **When it is wrong.** Another optimizer may step them: check is told of one. Training a subset
+    **When it is wrong.** Another optimizer may step them: a script's others are seen, but
+    `sg.check` is told of one. Training a subset
     by omission instead of `requires_grad_(False)` works and looks the same. Parameters of a loss
     function are matched by value.
 
@@ -203,7 +204,11 @@ def not_in_optimizer(record: Record) -> Iterator[Finding]:
     **References.** The threads of hyperIQA #32 and HVPNeT #5: users who found it by hand.
     """
     facts = record.facts["wiring"]
-    missing = [row for row in facts["steps"] if row["held"] < row["total"]]
+    others = record.facts.get("script", {}).get("trained_by_others", ())
+    owners = {name.rpartition(".")[0] for name in others}
+    missing = [
+        row for row in facts["steps"] if row["held"] < row["total"] and row["name"] not in owners
+    ]
     if not facts["has_optimizer"] or not missing:
         return
     held = sum(row["held"] for row in facts["steps"])

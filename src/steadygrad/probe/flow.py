@@ -30,10 +30,14 @@ from steadygrad.probe.subject import Readings, Subject
 from steadygrad.probe.trace import Op, log10_norm, spread, thin, within
 
 ROLES = ("weight", "act", "norm", "block", "attn", "pool", "other")
-WEIGHT = re.compile(r"Addmm|Addmv|MmBackward|MvBackward|Bmm|Convolution|Linear|Rnn|Embedding|Matmul")
+WEIGHT = re.compile(
+    r"Addmm|Addmv|MmBackward|MvBackward|Bmm|Convolution|Linear|Rnn|Embedding|Matmul"
+)
 NORM = re.compile(r"BatchNorm|LayerNorm|GroupNorm|RmsNorm|RMSNorm|InstanceNorm")
 ATTENTION = re.compile(r"ScaledDotProduct|Softmax|Attention|Bmm")
-PASSES = re.compile(VIEWS.pattern + r"|^(Add|Sub|Dropout|NativeDropout|Cat|Div|Clone|ToCopy)Backward")
+PASSES = re.compile(
+    VIEWS.pattern + r"|^(Add|Sub|Dropout|NativeDropout|Cat|Div|Clone|ToCopy)Backward"
+)
 POOL = re.compile(r"Mean|Pool|Select|Slice|Sum|Index|Gather|Upsample|Interpolate|Max|Unfold|Narrow")
 ACTIVATION = re.compile(
     r"Relu|Tanh|Sigmoid|Gelu|Silu|Elu|Mish|Softplus|Hard|Prelu|Threshold|Clamp|Exp|Sin|Cos|Abs"
@@ -91,7 +95,9 @@ def flow(subject: Subject) -> Readings:
     shifts = _shifts(subject, graph, weights)
     outputs = _op_rows(subject, graph, local)
     readings.rows += [(site, row) for _, site, row in outputs]
-    readings.rows += [_norm_row(subject, graph, node, *shifts[node]) for node in _norms(graph, shifts)]
+    readings.rows += [
+        _norm_row(subject, graph, node, *shifts[node]) for node in _norms(graph, shifts)
+    ]
     readings.facts["feeders"] = [_feeder(graph, node, shifts) for node, _, _ in outputs]
     readings.rows += [_weight_row(subject, graph, one, local) for one in weights]
     readings.facts["flow"] = _totals(subject, graph, segments, units, weights)
@@ -105,6 +111,8 @@ def _graph(subject: Subject) -> tuple[Graph, list[WeightOp]] | str:
     root = subject.outputs[0].grad_fn
     if root is None:
         return "the output is an input: nothing was computed"
+    if subject.outputs[0].is_complex() or subject.outputs[0].numel() == 0:
+        return "the output is complex or empty"
     if log10_norm(subject.outputs[0].detach()) == math.inf:
         return "the output is not finite"
     trace = subject.trace
@@ -123,7 +131,7 @@ def _graph(subject: Subject) -> tuple[Graph, list[WeightOp]] | str:
 
 
 def _weight_ops(subject: Subject, graph: Graph) -> list[WeightOp]:
-    """Weight ops in forward order: matmul-like nodes that a parameter of two or more axes enters."""
+    """Weight ops in forward order: matmul-like nodes that a parameter of 2 or more axes enters."""
     names = {id(p): name for name, p in subject.model.named_parameters()}
     inside = set(graph.order)
     found = []
@@ -171,13 +179,12 @@ def _segments(subject: Subject, graph: Graph, weights: Sequence[WeightOp]) -> li
     return segments
 
 
-def _segment(
-    subject: Subject, node: Node, others: list[Node], weights: list[WeightOp]
-) -> Segment:
+def _segment(subject: Subject, node: Node, others: list[Node], weights: list[WeightOp]) -> Segment:
     trace = subject.trace
     call = trace.shared_call(trace.call_of(n) for n in (node, *others))
     role = _role(subject, node, others, weights, call)
-    name = weights[0].module if role == "weight" else trace.name_of(call)
+    own = weights[0].module if weights else ""
+    name = own if role == "weight" else trace.name_of(call) or own
     return Segment(node, others, role, call, name, weights=weights)
 
 
@@ -240,8 +247,8 @@ def _pull(subject: Subject, graph: Graph) -> Tensor | None:
     """Send the random cotangent back to the inputs; return the gradient at the trunk's sink."""
     out = subject.outputs[0]
     cotangent = subject.noise(out)
-    targets = [t for t in subject.trace.inputs + subject.trace.entries]
-    targets = [t for t in targets if sink_node(t) in graph.segment]
+    known = subject.trace.inputs + subject.trace.entries
+    targets = [t for t in known if sink_node(t) in graph.segment]
     gradients = torch.autograd.grad(out, targets, cotangent, retain_graph=True, allow_unused=True)
     at = [sink_node(t) for t in targets]
     return gradients[at.index(graph.sink)] if graph.sink in at else None
@@ -267,10 +274,10 @@ def _rescale(node: Node, arrived: dict[Node, float], sent: dict[Node, float]) ->
 
 
 def _times_power(tensor: Tensor, exponent: float) -> Tensor:
-    """Multiply by 10**exponent, in two steps where the factor itself would leave the float range."""
+    """Multiply by 10**exponent, in two steps where the factor would leave the float range."""
     if abs(exponent) < 30:
-        return tensor * 10.0**exponent
-    half = 10.0 ** (exponent / 2)
+        return tensor * math.pow(10.0, exponent)
+    half = math.pow(10.0, exponent / 2)
     return tensor * half * half
 
 
@@ -315,9 +322,7 @@ def _head(unit: list[Segment]) -> Segment:
     return next((s for s in unit if s.role in ("weight", "block")), unit[0])
 
 
-def _unit_rows(
-    subject: Subject, units: list[list[Segment]]
-) -> list[tuple[Site, dict[str, float]]]:
+def _unit_rows(subject: Subject, units: list[list[Segment]]) -> list[tuple[Site, dict[str, float]]]:
     rows = []
     cumulative = 0.0
     after: list[float] = []
@@ -331,13 +336,13 @@ def _unit_rows(
         row["cumulative"] = below
         head = _head(unit)
         fan_in = _fan_in(head.weights[0]) if head.weights else 0
-        rows.append((Site(head.name, "unit", depth, _kind(subject, head), fan_in), row))
+        rows.append((Site(head.name, "unit", depth, _kind(head), fan_in), row))
         op = subject.trace.ops.get(unit[-1].node)
         entering = op.log_norm if op else math.nan
     return rows
 
 
-def _kind(subject: Subject, head: Segment) -> str:
+def _kind(head: Segment) -> str:
     return head.role if head.role != "weight" else head.node.name().removesuffix("Backward0")
 
 
@@ -414,7 +419,7 @@ def _gain_named(function: str) -> Gain | None:
 def _gain_of(activation: Activation) -> Gain | None:
     try:
         return gain(activation)
-    except Exception:  # noqa: BLE001 - a user's module that is no elementwise function of one tensor
+    except Exception:  # a user's module that is no elementwise function of one tensor
         return None
 
 
@@ -478,7 +483,7 @@ def _norm_row(
 
 
 def _feeder(graph: Graph, node: Node, shifts: dict[Node, tuple[str, float]]) -> str:
-    """Name of the op with parameters that feeds a node; of several, the one that shifts the most."""
+    """Name of the op with parameters that feeds a node; of several, that which shifts the most."""
     found, stack, seen = [], [child for _, child in graph.children[node]], {node}
     while stack:
         below = stack.pop()
@@ -528,7 +533,7 @@ def _passage(subject: Subject, one: WeightOp) -> dict[str, float]:
 def _what_follows(
     subject: Subject, graph: Graph, one: WeightOp, local: dict[Node, float]
 ) -> dict[str, float]:
-    """Read what takes in a weight op's output: a norm, an activation that is dead or flat, nothing."""
+    """Read what takes in a weight op's output: a norm, a dead or flat activation, nothing."""
     ops = subject.trace.ops
     after = graph.consumers(one.node)
     zeros = [ops[node].zeros for node in after if node in ops]

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.autograd.graph import Node
 
-
-VIEWS = re.compile(r"^(T|Transpose|View|Reshape|Permute|Unsqueeze|Squeeze|Alias|UnsafeView)Backward")
+VIEWS = re.compile(
+    r"^(T|Transpose|View|Reshape|Permute|Unsqueeze|Squeeze|Alias|UnsafeView)Backward"
+)
 
 
 @dataclass(slots=True)

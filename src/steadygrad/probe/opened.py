@@ -1,4 +1,4 @@
-"""Parameters that are zero by design hide what lies behind them, so the flow is read with them open.
+"""Parameters that are zero by design hide what lies behind them: the flow is read with them open.
 
 A zero gamma at the end of a residual branch (Goyal 2017, section 5.1), a zero-initialised head,
 LoRA's B or a LayerScale of zero stop signal or gradient only until the first step. A parameter
@@ -24,7 +24,7 @@ NORMALISES = re.compile(r"(BatchNorm|LayerNorm|GroupNorm|RmsNorm)")
 
 
 def zero_by_design(model: nn.Module, roots: Sequence[Tensor]) -> dict[str, nn.Parameter]:
-    """Names and parameters that are all zero and multiply the signal in the graph of these roots."""
+    """Parameters by name that are all zero and multiply the signal in the graph of these roots."""
     zero = {n: p for n, p in model.named_parameters() if p.numel() > 0 and _is_zero(p.detach())}
     if not zero:
         return {}
@@ -33,6 +33,8 @@ def zero_by_design(model: nn.Module, roots: Sequence[Tensor]) -> dict[str, nn.Pa
 
 
 def _is_zero(tensor: Tensor) -> bool:
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return False
     return not tensor.reshape(-1)[0] and not tensor.any()  # most are told by their first element
 
 
@@ -76,7 +78,7 @@ def _adds(name: str, number: int) -> bool:
 
 @contextmanager
 def opened(zero: dict[str, nn.Parameter]) -> Iterator[None]:
-    """Fill vectors with one and matrices with N(0, 1 / fan_in) inside the block, then zero again."""
+    """Fill vectors with one, matrices with N(0, 1 / fan_in) inside the block, then zero again."""
     with torch.no_grad():
         for parameter in zero.values():
             _fill(parameter)

@@ -102,13 +102,13 @@ def _in_place(model: nn.Module, *, weights: bool) -> Iterator[None]:
 
 def _held(model: nn.Module, weights: bool) -> list[Tensor]:
     """Tensors that a forward pass may write to: parameters if wanted, buffers, attributes."""
-    found = list(model.parameters()) if weights else []
+    found: list[Tensor] = [*model.parameters()] if weights else []
     found += model.buffers()
     return found + [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor)]
 
 
 def _containers(module: nn.Module) -> list[tuple[Container, Any]]:
-    """Return a module's containers, torch's own for hooks and buffers among them, and their items."""
+    """Return a module's containers, those of hooks and buffers among them, and their items."""
     found = (value for value in vars(module).values() if isinstance(value, (dict, list, set)))
     return [(value, copy.copy(value)) for value in found]
 

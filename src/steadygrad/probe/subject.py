@@ -86,14 +86,14 @@ class Subject:
 Probe = Callable[[Subject], Readings]
 
 
-def twin(
-    model: nn.Module, optimizer: Optimizer | None
-) -> tuple[nn.Module, Optimizer | None]:
+def twin(model: nn.Module, optimizer: Optimizer | None) -> tuple[nn.Module, Optimizer | None]:
     """Copy a model and its optimizer so that the copied optimizer holds the copied parameters.
 
     Gradients are not copied. An optimizer's parameters that are not in the model are copied too.
     """
-    memo: dict[int, Any] = {id(one): one.detach().clone() for one in _kept(model)}  # deepcopy's own type
+    memo: dict[int, Any] = {
+        id(one): one.detach().clone() for one in _kept(model)
+    }  # deepcopy's own type
     copied = copy.deepcopy(model, memo)
     return copied, None if optimizer is None else copy.deepcopy(optimizer, memo)
 

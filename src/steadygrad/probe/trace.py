@@ -221,7 +221,7 @@ def _hook(trace: Trace, name: str, module: nn.Module) -> Iterator[Any]:
         trace.enter(name, module, (args, kwargs))
         return args, kwargs
 
-    def after(module: nn.Module, args: Tree, output: Tree) -> None:
+    def after(_module: nn.Module, _args: Tree, output: Tree) -> None:
         trace.leave(output)
 
     yield module.register_forward_pre_hook(before, with_kwargs=True)
@@ -283,7 +283,7 @@ def _is_relu(func: Callable[..., Any]) -> bool:
 
 def _dead(out: Tensor) -> float:
     """Share of units (channels of images, last axis otherwise) that are zero throughout."""
-    if out.dim() < 2:
+    if out.dim() < 2 or out.numel() == 0:
         return math.nan
     axes = [axis for axis in range(out.dim()) if axis != (1 if out.dim() > 3 else out.dim() - 1)]
     off = out.amax(axes) == 0
@@ -291,7 +291,7 @@ def _dead(out: Tensor) -> float:
 
 
 def log10_norm(tensor: Tensor) -> float:
-    """log10 of the L2 norm: -inf for all zero, inf for a broken tensor, exact beyond float range."""
+    """log10 of the L2 norm: -inf for all zero, inf for a broken tensor."""
     if tensor.numel() == 0:
         return -math.inf
     norm = float(torch.linalg.vector_norm(tensor, dtype=_wide(tensor.dtype)))
@@ -309,7 +309,7 @@ def log10_norm(tensor: Tensor) -> float:
 def thin(tensor: Tensor) -> Tensor:
     """View at most ROWS samples and about SAMPLED elements of a tensor: [rows, elements]."""
     if tensor.dim() < 2:
-        return tensor.reshape(-1, 1)[: SAMPLED]
+        return tensor.reshape(-1, 1)[:SAMPLED]
     while tensor.shape[0] == 1 and tensor.dim() > 2:
         tensor = tensor[0]
     rows = tensor[:ROWS].reshape(min(ROWS, tensor.shape[0]), -1)
@@ -317,11 +317,13 @@ def thin(tensor: Tensor) -> Tensor:
 
 
 def spread(rows: Tensor) -> float:
-    """How different neighbouring samples are: |h[1:] - h[:-1]| / (sqrt(2) |h|) of [rows, elements]."""
+    """How different neighbouring samples are: |h[1:] - h[:-1]| / (sqrt(2) |h|), [rows, elements]."""
     if rows.shape[0] < 2:
         return math.nan
     rows = rows.float() if rows.dtype in HALF else rows
     size = float(torch.linalg.vector_norm(rows)) * math.sqrt(1 - 1 / rows.shape[0])
+    if not 1e-15 < size < 1e15 and rows.dtype is not torch.float64:
+        return spread(rows.double())  # squares leave the range of float32
     apart = float(torch.linalg.vector_norm(rows[1:] - rows[:-1]))
     return apart / (math.sqrt(2) * size) if size else math.nan
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,20 +14,25 @@ Tree = Any  # whatever a module takes or returns
 
 
 def tensors(tree: Tree) -> Iterator[Tensor]:
-    """Yield the tensors of a nested structure in order; look into nothing that is not a container."""
+    """Yield the tensors of a nested structure in order; look into nothing but containers."""
     if isinstance(tree, Tensor):
         yield tree
-    elif isinstance(tree, PackedSequence):
-        yield tree.data
-    elif isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from tensors(value)
-    elif isinstance(tree, (tuple, list)):
-        for value in tree:
-            yield from tensors(value)
-    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        for entry in dataclasses.fields(tree):
-            yield from tensors(getattr(tree, entry.name))
+        return
+    for part in _parts(tree):
+        yield from tensors(part)
+
+
+def _parts(tree: Tree) -> Iterable[Tree]:
+    """What a container holds; nothing for anything else."""
+    if isinstance(tree, PackedSequence):
+        return (tree.data,)
+    if isinstance(tree, Mapping):
+        return tree.values()
+    if isinstance(tree, (tuple, list)):
+        return tree
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return [getattr(tree, entry.name) for entry in dataclasses.fields(tree)]
+    return ()
 
 
 def map_tensors(tree: Tree, change: Callable[[Tensor], Tensor]) -> Tree:

@@ -18,6 +18,7 @@ from steadygrad.probe.subject import UNCOPYABLE, Readings, Subject, replayed
 from steadygrad.probe.trace import log10_norm
 from steadygrad.probe.tree import is_signal, tensors
 
+ROUNDED = 1e-4  # rounding tells equal rows apart in float32; steps that part them exceed 1e-2
 STEPS = 3  # a zero gate before a zero branch before a zero head heals one by one
 
 
@@ -75,7 +76,7 @@ def _stuck(subject: Subject, named: dict[str, nn.Parameter]) -> list[dict[str, A
     return [
         {"name": name, "zero": not bool(named[name].detach().any())}
         for name, axis in suspects.items()
-        if name in stepped and alike(stepped[name], axis)
+        if name in stepped and alike(stepped[name], axis, tolerance=ROUNDED)
     ]
 
 
@@ -94,7 +95,9 @@ def _not_parted(subject: Subject, suspects: dict[str, int | None]) -> dict[str, 
     return {
         name: axis
         for (name, axis), grad in zip(suspects.items(), grads, strict=True)
-        if grad is not None and torch.isfinite(_dense(grad)).all() and alike(_dense(grad), axis)
+        if grad is not None
+        and torch.isfinite(_dense(grad)).all()
+        and alike(_dense(grad), axis, tolerance=ROUNDED)
     }
 
 
@@ -119,7 +122,9 @@ def _stepped(subject: Subject, suspects: dict[str, int | None]) -> dict[str, Ten
         grads = torch.autograd.grad(_objective(subject, model), wanted, allow_unused=True)
         _descend(wanted, grads)
     stepped = {name: model.get_parameter(name) for name in suspects}
-    stuck = {name: one for name, one in stepped.items() if alike(one, suspects[name])}
+    stuck = {
+        name: one for name, one in stepped.items() if alike(one, suspects[name], tolerance=ROUNDED)
+    }
     kept = {name: one.detach().clone() for name, one in stuck.items()}
     return kept if stuck and _matters(subject, model, stuck.values()) else {}
 

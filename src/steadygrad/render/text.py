@@ -160,12 +160,18 @@ def _cause(found: Finding, report: Report, page: Page) -> Iterable[Text]:
     yield from _indented(page.wrapped(page.clean(found.says), 2), 2)
     yield Text()
     yield from _labelled("evidence", page.joined(evidence(found, page.glyphs)), page)
-    symptoms = [_symptom(one, page) for one in report.folded if found.code in one.because]
+    symptoms = [_symptom(one, page) for one in _explained(found, report)]
     yield from _labelled("explains", [cut(one, page.room, page.glyphs) for one in symptoms], page)
     reasons = (page.wrapped(page.clean(one), page.indent) for one in found.ruled_out)
     yield from _labelled("ruled out", list(chain(*reasons)), page)
     for number, advice in enumerate(found.try_next):
         yield from _advice("or" if number else "try", advice, page)
+
+
+def _explained(found: Finding, report: Report) -> Iterable[Finding]:
+    """Symptoms are folded by code: they stand under the first root of their code."""
+    first = next(one for one in report.findings if one.code == found.code)
+    return (one for one in report.folded if one.because == (found.code,) and found is first)
 
 
 def _title(found: Finding, report: Report, page: Page) -> Iterable[Text]:

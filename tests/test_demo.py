@@ -1,0 +1,44 @@
+"""The demo tells its story to the end, and says what it needs."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from steadygrad import demo
+from steadygrad.render.words import ASCII, UNICODE
+
+
+def test_the_tools_own_multiplier_makes_the_network_learn(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(demo, "STEPS", 60)
+    assert demo.main() == 0
+    told = capsys.readouterr().out
+    assert "✗ G201 weak-init" in told
+    assert "✓ healthy" in told
+    assert float(told.partition("4. It learns")[2].split(" at the start, ")[1].split()[0]) < 1.6
+
+
+def test_without_scikit_learn_the_demo_names_the_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert demo.main() == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "pip install 'steadygrad[demo]'" in told.err
+
+
+@pytest.mark.parametrize("width", [40, 80, 100])
+def test_two_curves_are_told_apart_without_color(width: int) -> None:
+    losses = {"as it was": [2.3] * 50, "corrected": [4.0 / (1 + i) for i in range(50)]}
+    for glyphs, first, second in ((UNICODE, "·", "●"), (ASCII, ".", "o")):
+        lines = demo.curves(losses, width, glyphs).splitlines()
+        assert all(len(line) <= width for line in lines[:-1])
+        assert first in lines[-1]
+        assert second in lines[-1]
+        assert lines[0].startswith("  4.0 ") or width < 60
+        assert lines[-2].startswith("    0 ")
