@@ -88,10 +88,10 @@ def check(  # noqa: PLR0913 - the public verb: all but two go by keyword
         try:
             readings, step = _look(copied, setup, probes)
         except Exception as error:
-            known = explained(error, target or type(bare).__name__)
-            if known is None:
+            report = explained(error, target or type(bare).__name__)
+            if report is None:
                 raise
-            return known
+            return report
     seconds = time.perf_counter() - begin
     known = {"optimizer": type(optimizer).__name__} if optimizer is not None else {}
     merged = _merge(readings, {**known, **(facts or {})})

@@ -226,8 +226,11 @@ def _rendered(report: Report, form: Format, stdout: TextIO) -> str:
 
         return sarif(report)
     from steadygrad.render.text import text
+    from steadygrad.render.words import glyphs_for
 
-    return text(report, width=_width(stdout))
+    color = stdout.isatty() and not os.environ.get("NO_COLOR")
+    ascii_only = glyphs_for(stdout.encoding).ascii
+    return text(report, width=_width(stdout), color=color, ascii_only=ascii_only)
 
 
 def _width(stdout: TextIO) -> int:

@@ -21,7 +21,7 @@ def network() -> Network:
     return _network
 
 
-def _network(
+def _network(  # noqa: PLR0913 - one keyword for each part of a record that a test may edit
     gains: Sequence[float],
     *,
     scale: float | None = None,

@@ -72,7 +72,7 @@ def test_ten_sigmoid_layers_are_saturated_activations(network: Network) -> None:
 
 def test_tanh_used_at_its_flat_ends_is_saturated(network: Network) -> None:
     record = network(
-        [-0.5] * 20, slope=0.46, act=0.02, units=dict.fromkeys(range(20), {"pre_rms": 1.0})
+        [-0.5] * 20, slope=0.46, act=0.02, units={place: {"pre_rms": 1.0} for place in range(20)}
     )
     found = only(saturated_activation, record)
     assert found.severity is Severity.broken
@@ -92,23 +92,23 @@ def test_one_activation_that_passes_a_thousandth_is_broken(network: Network) -> 
 
 
 def test_activations_that_are_all_somewhat_flat_are_the_models_way(network: Network) -> None:
-    flat = dict.fromkeys(range(8), {"op_gain": -1.4})
+    flat = {place: {"op_gain": -1.4} for place in range(8)}
     assert silent(network([0.0] * 8, outputs=flat))
 
 
 def test_gelu_with_its_exact_gain_is_unnormalised_depth(network: Network) -> None:
-    drifts = dict.fromkeys(range(30), {"eta": 1.144, "ideal": 0.0})
+    drifts = {place: {"eta": 1.144, "ideal": 0.0} for place in range(30)}
     found = only(unnormalised_depth, network([-0.12] * 30, slope=0.45, units=drifts))
     assert found.evidence["eta"] == pytest.approx(1.144)
 
 
 def test_gelu_with_weights_too_small_is_left_to_weak_init(network: Network) -> None:
-    drifts = dict.fromkeys(range(30), {"eta": 1.144, "ideal": 0.186})
+    drifts = {place: {"eta": 1.144, "ideal": 0.186} for place in range(30)}
     assert silent(network([-0.5] * 30, slope=0.45, units=drifts))
 
 
 def test_a_level_stack_of_gelu_is_healthy(network: Network) -> None:
-    drifts = dict.fromkeys(range(30), {"eta": 1.144, "ideal": 0.186})
+    drifts = {place: {"eta": 1.144, "ideal": 0.186} for place in range(30)}
     assert silent(network([0.0] * 30, slope=0.45, units=drifts))
 
 

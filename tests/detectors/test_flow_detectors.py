@@ -1,4 +1,4 @@
-"""Gradients and signals that explode, vanish, or collapse, whatever the cause; and what is folded where."""
+"""Gradients and signals that explode, vanish, or collapse; and what is folded where."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_an_output_ten_thousand_times_too_large_is_an_exploding_signal(network: 
 
 
 def test_a_large_input_that_stays_large_did_not_explode(network: Network) -> None:
-    large = dict.fromkeys(range(11), {"log_rms": 4.0})
+    large = {place: {"log_rms": 4.0} for place in range(11)}
     assert exploding_signal.run(network([0.0] * 11, units=large, out_log_rms=4.0)) == []
 
 

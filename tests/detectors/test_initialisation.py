@@ -1,4 +1,4 @@
-"""Weak and strong weights, over the depth and at one layer; what chance or a norm explains is no fault."""
+"""Weak and strong weights, over the depth and at one layer; what chance explains is no fault."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_bias_that_kills_an_activation_is_left_to_the_activation(
 
 def test_plain_residual_blocks_grow(network: Network) -> None:
     block = {"gain_block": BLOCK, "gain_weight": 0.0, "gain_act": 0.0}
-    record = network([BLOCK] * 40, scale=HE, units=dict.fromkeys(range(40), block), **{})
+    record = network([BLOCK] * 40, scale=HE, units=dict.fromkeys(range(40), block))
     found = [one for one in all_of(record) if one.severity > Severity.note]
     assert [one.code for one in found] == ["G205"]
     assert found[0].evidence["total_decades"] == pytest.approx(40 * BLOCK, abs=1e-4)

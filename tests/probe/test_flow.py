@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from steadygrad._check import Setup, call, trace
 from steadygrad.core.record import Record, record_of
@@ -62,7 +62,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for norm, layer in zip(self.norms, self.layers, strict=True):
-            x = x + F.gelu(layer(norm(x)))
+            x = x + functional.gelu(layer(norm(x)))
         return x
 
 
@@ -78,7 +78,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first = self.enter(x).relu()
         low = self.down(first).relu()
-        up = F.interpolate(low, scale_factor=2.0)
+        up = functional.interpolate(low, scale_factor=2.0)
         out: Tensor = self.leave(torch.cat([up, first], dim=1))
         return out
 

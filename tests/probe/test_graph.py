@@ -1,4 +1,4 @@
-"""The trunk is what every path passes: checked against removing each node and looking what is left."""
+"""The trunk is what every path passes: each node is removed in turn, to see what is left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd.graph import Node
-from torch.nn import functional as F
+from torch.nn import functional
 
 from steadygrad.probe.graph import Graph, data_graph, leaves, reachable, sink_node
 
@@ -65,7 +65,7 @@ def attention(x: Tensor) -> Tensor:
 
 
 def layered(x: Tensor) -> Tensor:
-    return F.layer_norm(x @ weight(), (4,), torch.ones(4, requires_grad=True)) * x
+    return functional.layer_norm(x @ weight(), (4,), torch.ones(4, requires_grad=True)) * x
 
 
 NETWORKS: tuple[Callable[[Tensor], Tensor], ...] = (
@@ -188,7 +188,7 @@ def test_an_input_that_is_used_twice_gives_one_sink() -> None:
 
 
 def test_an_embedding_can_be_the_sink() -> None:
-    embedded = F.embedding(torch.tensor([0, 1]), weight())
+    embedded = functional.embedding(torch.tensor([0, 1]), weight())
     out = embedded @ weight()
     graph = graph_of(out, embedded)
     assert [node.name() for node in graph.trunk] == ["MmBackward0", "EmbeddingBackward0"]
@@ -209,7 +209,7 @@ def test_a_tensor_without_gradient_has_no_sink() -> None:
 
 def test_leaves_are_the_parameters_that_enter_from_the_side() -> None:
     x, w, b = data(), weight(5, 4), torch.zeros(5, requires_grad=True)
-    out = F.linear(x, w, b)
+    out = functional.linear(x, w, b)
     graph = graph_of(out, x)
     assert {id(p) for p in leaves(graph.trunk[0], set(graph.order))} == {id(w), id(b)}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 import steadygrad as sg
 from steadygrad.probe.opened import opened, zero_by_design
@@ -29,17 +29,17 @@ class Holds(nn.Module):
 HIDES: dict[str, Holds] = {
     "a scale of a branch": Holds((), lambda x, v: x + v * x.relu()),
     "a layer scale": Holds((4,), lambda x, v: x + v * x.relu()),
-    "a head": Holds((3, 4), F.linear),
+    "a head": Holds((3, 4), functional.linear),
     "a product": Holds((4, 3), lambda x, v: x @ v),
     "a transposed product": Holds((3, 4), lambda x, v: x @ v.T),
-    "a gamma": Holds((4,), lambda x, v: F.layer_norm(x, (4,), v)),
+    "a gamma": Holds((4,), lambda x, v: functional.layer_norm(x, (4,), v)),
     "an expanded scale": Holds((1,), lambda x, v: v.expand(4) * x),
 }
 ADDS: dict[str, Holds] = {
     "a bias": Holds((4,), lambda x, v: x + v),
     "a position table": Holds((2, 4), lambda x, v: (x + v).relu()),
-    "a linear bias": Holds((3,), lambda x, v: F.linear(x, torch.ones(3, 4), v)),
-    "a shift of a norm": Holds((4,), lambda x, v: F.layer_norm(x, (4,), torch.ones(4), v)),
+    "a linear bias": Holds((3,), lambda x, v: functional.linear(x, torch.ones(3, 4), v)),
+    "a shift of a norm": Holds((4,), lambda x, v: functional.layer_norm(x, (4,), torch.ones(4), v)),
     "an unused parameter": Holds((4,), lambda x, v: x),
     "a frozen copy": Holds((4,), lambda x, v: x * v.detach()),
 }
@@ -73,10 +73,24 @@ def test_inside_it_is_open_and_afterwards_zero_again() -> None:
 
 def test_a_vector_is_opened_to_one_also_when_an_exception_ends_the_block() -> None:
     model = Holds((4,), lambda x, v: x)
-    with pytest.raises(ZeroDivisionError), opened({"value": model.value}):
+    with pytest.raises(ZeroDivisionError):
+        _raise_while_open(model)
+    assert not model.value.any()
+
+
+def _raise_while_open(model: Holds) -> None:
+    with opened({"value": model.value}):
         assert model.value.eq(1).all()
         raise ZeroDivisionError
-    assert not model.value.any()
+
+
+def test_a_graph_made_before_runs_backward_after() -> None:
+    model = Holds((4,), lambda x, v: x + v * x.exp())
+    out = model(torch.ones(2, 4, requires_grad=True)).sum()
+    with opened({"value": model.value}):
+        pass
+    out.backward()
+    assert model.value.grad is not None
 
 
 def test_opening_draws_no_number_of_the_users() -> None:

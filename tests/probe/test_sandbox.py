@@ -1,4 +1,4 @@
-"""What happens in a sandbox stays there: a copy where one can be made, else everything is put back."""
+"""What happens in a sandbox stays there: in a copy, or else everything is put back."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""A Trace hears every op and knows in which module call it ran; afterwards it is as if never there."""
+"""A Trace hears every op, knows in which module call it ran, and is gone afterwards."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.nn import functional as F
+from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 from torch.utils.checkpoint import checkpoint
 
@@ -70,7 +71,7 @@ def test_an_op_belongs_to_the_innermost_call() -> None:
 
 
 def test_a_function_belongs_to_the_call_that_ran_it() -> None:
-    model = Runs(lambda m, x: F.relu(m.layer(x)) + 1, layer=nn.Linear(4, 4))
+    model = Runs(lambda m, x: functional.relu(m.layer(x)) + 1, layer=nn.Linear(4, 4))
     trace, _ = heard(model, torch.ones(3, 4))
     assert ops(trace) == [("linear", "layer"), ("relu", ""), ("add", "")]
 
@@ -301,10 +302,8 @@ def test_a_call_that_raised_and_was_caught_is_left() -> None:
         raise ZeroDivisionError
 
     def forward(m: Runs, x: Tensor) -> Tensor:
-        try:
+        with contextlib.suppress(ZeroDivisionError):
             m.risky(x)
-        except ZeroDivisionError:
-            pass
         out: Tensor = m.layer(x).exp()
         return out
 

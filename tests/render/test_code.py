@@ -20,6 +20,8 @@ def test_lines_are_filled() -> None:
     assert broken("f(aaaa, bbbb, cccc)", 14) == ["f(aaaa, bbbb,", "        cccc)"]
 
 
-@pytest.mark.parametrize("code", ["x = aaaaaaaaaaaaaaaaaaaaa", "# set a, b, c in the file", "f((a, b, c"])
+@pytest.mark.parametrize(
+    "code", ["x = aaaaaaaaaaaaaaaaaaaaa", "# set a, b, c in the file", "f((a, b, c"]
+)
 def test_what_cannot_be_broken_stays(code: str) -> None:
     assert broken(code, 8) == [code]

@@ -27,12 +27,12 @@ def test_without_units_there_is_no_profile(profiled: Make) -> None:
 
 def test_what_is_level_stands_on_the_line(profiled: Make) -> None:
     _, _, row, _ = drawn(profiled([("fc", 0.0, 0.0, 0.0)]))
-    assert row.split() == ["fc", "●", "●", "×1.00"]
+    assert row.split() == ["fc", "●", "●", f"{UNICODE.times}1.00"]
 
 
 def test_what_was_not_read_is_said(profiled: Make) -> None:
     rows = drawn(profiled([("a", math.nan, math.inf, -math.inf), ("b", -math.inf, 0.0, math.inf)]))
-    assert all(word in rows[2] for word in ("not read", "broken", "×0"))
+    assert all(word in rows[2] for word in ("not read", "broken", f"{UNICODE.times}0"))
     assert all(word in rows[3] for word in ("zero", "●", "broken"))
 
 
@@ -49,6 +49,12 @@ def test_a_marked_unit_keeps_a_row_of_its_own(profiled: Make) -> None:
     rows = drawn(deep, {"layers.77.dense": Severity.broken})
     (marked,) = [row for row in rows if row.startswith("✗")]
     assert marked.startswith("✗ layers.77 ")
+
+
+def test_neighbours_in_a_row_are_named_by_their_ends(profiled: Make) -> None:
+    rows = drawn(profiled([(str(i), 0.0, 0.0, 0.0) for i in range(90)]))
+    assert rows[2].startswith("  0 … 2 ")
+    assert rows[-2].startswith("  87 … 89 ")
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=300), st.integers(1, 40))
@@ -74,7 +80,13 @@ def test_a_shortened_name_fits(name: str, cells: int) -> None:
 
 @pytest.mark.parametrize(
     ("cells", "short"),
-    [(40, "encoder.block.stack.layers.3"), (20, "encoder…layers.3"), (9, "encoder…3"), (8, "en…ers.3")],
+    [
+        (40, "encoder.block.stack.layers.3"),
+        (20, "encoder…layers.3"),
+        (9, "encoder…3"),
+        (8, "…3"),
+        (1, "…"),
+    ],
 )
 def test_a_name_is_shortened_in_its_middle(cells: int, short: str) -> None:
     assert shortened("encoder.block.stack.layers.3", cells, UNICODE) == short

@@ -34,7 +34,9 @@ def test_each_result_points_to_its_rule(report: Report) -> None:
 
 
 def test_severities_are_levels(reports: dict[str, Report]) -> None:
-    levels = [one["level"] for name in ("noted", "crowded") for one in run(reports[name])["results"]]
+    levels = [
+        one["level"] for name in ("noted", "crowded") for one in run(reports[name])["results"]
+    ]
     assert levels == ["note", "error", "warning"]
 
 
@@ -50,10 +52,16 @@ def test_a_target_that_is_no_script_has_no_physical_location(reports: dict[str, 
     assert list(first["locations"][0]) == ["logicalLocations"]
 
 
-def test_a_path_becomes_a_uri(reports: dict[str, Report]) -> None:
-    odd = replace(reports["weak"], target="my nets/train [1].py:build")
-    uri = run(odd)["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
-    assert uri == "my%20nets/train%20%5B1%5D.py"
+@pytest.mark.parametrize(
+    ("target", "uri"),
+    [
+        ("my nets/train [1].py:build", "my%20nets/train%20%5B1%5D.py"),
+        ("\udcff.py", "%FF.py"),  # a file name that is no text
+    ],
+)
+def test_a_path_becomes_a_uri(target: str, uri: str, reports: dict[str, Report]) -> None:
+    (result,) = run(replace(reports["weak"], target=target))["results"]
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"] == {"uri": uri}
 
 
 @pytest.mark.parametrize(

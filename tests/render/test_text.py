@@ -87,4 +87,6 @@ def test_a_symptom_stands_under_one_root(reports: dict[str, Report]) -> None:
 
 def test_the_signs_are_chosen_by_the_encoding() -> None:
     assert glyphs_for("utf-8") is UNICODE
-    assert [glyphs_for(one) for one in ("ascii", "cp437", "latin-1", "no-such", None)] == [ASCII] * 5
+    assert [glyphs_for(one) for one in ("ascii", "cp437", "latin-1", "no-such", None)] == [
+        ASCII
+    ] * 5

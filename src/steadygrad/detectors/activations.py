@@ -33,6 +33,8 @@ def dead_relu(record: Record) -> Iterator[Finding]:
 
     Why it matters: the gradient behind it is exactly zero, for every sample, for ever.
 
+    When it is wrong: a gate or an expert that is meant to be shut for the samples of this batch.
+
     What to try: zero the bias of the feeding layer and initialise its weights anew; LeakyReLU.
 
     References: Lu 2019, dying ReLU (arXiv 1903.06733); He 2015 (arXiv 1502.01852) for PReLU.
@@ -186,6 +188,8 @@ def unnormalised_depth(record: Record) -> Iterator[Finding]:
     1.22), so that a small error doubles every 4 to 36 layers.
 
     Why it matters: 30 GELU layers with the exact gain lose 3 decades and do not learn.
+
+    When it is wrong: under an optimizer that normalises the gradient such a stack may learn, slowly.
 
     What to try: residual connections with a norm; the critical pair of bias and weight variance;
     an activation with eta <= 1.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from steadygrad.core.finding import Advice, Finding, Severity, detector
@@ -388,7 +388,7 @@ def _exploding(one: Fact, broken: bool) -> Finding:
     "G606",
     "singular-normalisation",
     needs=("singular", "below_eps"),
-    explains=("G101", "G006", "G401", "G103", "G202"),
+    explains=("G101", "G006", "G401", "G103"),
 )
 def singular_normalisation(record: Record, *, steep: float = 4.0) -> Iterator[Finding]:
     """A zero vector is normalised: finite forward, a gradient of 1e12 backward.
@@ -411,21 +411,31 @@ def singular_normalisation(record: Record, *, steep: float = 4.0) -> Iterator[Fi
     """
     for one in record.facts["singular"][:1]:
         yield _singular(one)
-    for one in record.facts["below_eps"]:
-        steeply = one["log_gain"] > steep
-        says = (
-            f"{one['module']} gets a signal of root mean square 1e{one['log_rms']:.1f}, below its "
-            f"eps of {one['eps']:g}, and multiplies gradients by 1e{one['log_gain']:.1f}"
-        )
-        patch = f"model.get_submodule({one['module']!r}).eps = 1e-5"
-        yield Finding(
-            Severity.risk if steeply else Severity.note,
-            says,
-            (one["module"],),
-            {"log10_rms": one["log_rms"], "eps": one["eps"]},
-            try_next=(Advice("larger-eps", patch),),
-            magnitude=one["log_gain"],
-        )
+    yield from _below_eps(record.facts["below_eps"], steep)
+
+
+def _below_eps(norms: Sequence[Fact], steep: float) -> Iterator[Finding]:
+    """Norms whose input lies below their eps, as one finding, the steepest first."""
+    if not norms:
+        return
+    ordered = sorted(norms, key=lambda one: -one["log_gain"])
+    worst = ordered[0]
+    steeply = worst["log_gain"] > steep
+    others = f" (and {len(ordered) - 1} others alike)" if len(ordered) > 1 else ""
+    says = (
+        f"{worst['module']}{others} gets a signal of root mean square 1e{worst['log_rms']:.1f}, "
+        f"below its eps of {worst['eps']:g}, and multiplies gradients by 1e{worst['log_gain']:.1f}"
+    )
+    patch = f"model.get_submodule({worst['module']!r}).eps = 1e-5"
+    yield Finding(
+        Severity.risk if steeply else Severity.note,
+        says,
+        tuple(one["module"] for one in ordered),
+        {"log10_rms": worst["log_rms"], "eps": worst["eps"]},
+        confidence="measured" if steeply else "possible",
+        try_next=(Advice("larger-eps", patch),),
+        magnitude=worst["log_gain"],
+    )
 
 
 def _singular(one: Fact) -> Finding:

@@ -27,6 +27,8 @@ def exploding_gradient(record: Record) -> Iterator[Finding]:
 
     Why it matters: the lower layers need a step size thousands of times smaller than the upper.
 
+    When it is wrong: optimizers that divide each gradient by its own size bear a few decades.
+
     What to try: residual connections around the norms; orthogonal weights with the activation's
     gain instead of the norms; a nearly linear activation.
 
@@ -131,6 +133,8 @@ def exploding_signal(record: Record, *, risk: float = 3.0) -> Iterator[Finding]:
     Why it matters: losses start thousands of times above a constant predictor's, exponentials
     overflow, softmax and sigmoid saturate.
 
+    When it is wrong: outputs in a large unit of the user's own, with targets as large.
+
     What to try: see the cause; unscaled inputs or targets, weights too large, unscaled residuals.
     """
     size = float(record.facts["flow"]["out_log_rms"])
@@ -154,6 +158,8 @@ def vanishing_signal(record: Record, *, risk: float = -6.0) -> Iterator[Finding]
     10**-6, the resolution of float32 beside a bias of one, is a risk, exactly zero is broken.
 
     Why it matters: the prediction is the same for every sample.
+
+    When it is wrong: outputs in a tiny unit of the user's own, with targets as tiny.
 
     What to try: see the cause; weights too small, a dead layer.
     """

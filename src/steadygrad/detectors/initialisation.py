@@ -20,7 +20,10 @@ SCALES = {
 
 
 @detector(
-    "G201", "weak-init", needs=("weight_gain", "flow"), explains=("G102", "G104", "G105", "G402")
+    "G201",
+    "weak-init",
+    needs=("weight_gain", "flow"),
+    explains=("G102", "G104", "G105", "G107", "G401", "G402", "G403", "G606"),
 )
 def weak_init(record: Record) -> Iterator[Finding]:
     """Weights so small that each layer passes on only part of the gradient, or one layer does.
@@ -55,7 +58,7 @@ def weak_init(record: Record) -> Iterator[Finding]:
     "G202",
     "strong-init",
     needs=("weight_gain", "flow"),
-    explains=("G101", "G103", "G105", "G302", "G003", "G007", "G401", "G403"),
+    explains=("G101", "G103", "G105", "G302", "G003", "G006", "G007", "G106", "G401", "G403"),
 )
 def strong_init(record: Record) -> Iterator[Finding]:
     """Weights so large that signal and gradient grow from layer to layer, or at one layer.
@@ -92,6 +95,9 @@ def growing_residual(record: Record) -> Iterator[Finding]:
     over L blocks with He initialisation; with a norm at the start of the branch it only adds.
 
     Why it matters: after 40 blocks the output is a million times the input.
+
+    When it is wrong: a norm behind the last block undoes the scale of the signal, yet not that
+    later blocks contribute less and less to it.
 
     What to try: scale each branch by 1 / sqrt(blocks), or start it at zero (SkipInit, ReZero,
     Fixup); or put a norm at the start of each branch.

@@ -397,9 +397,8 @@ def poisoned_buffer(record: Record) -> Iterator[Finding]:
     References: pytorch#90342, #88474, #115500.
     """
     facts = record.facts["nonfinite"]
-    through = bool(
-        facts["forward"] or facts["data"]
-    )  # then this very pass has broken the statistics
+    # running statistics may have been broken by this very pass
+    through = bool(facts["forward"] or facts["data"] or facts["parameters"])
     bad = [
         row
         for row in facts["buffers"]

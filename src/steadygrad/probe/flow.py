@@ -146,10 +146,18 @@ def _weight_ops(subject: Subject, graph: Graph) -> list[WeightOp]:
             op = _op_of(subject, graph, node)
             bias = biases[0] if len(biases) == 1 else None
             call = subject.trace.call_of(node)
-            owner = name.rpartition(".")[0] or subject.trace.name_of(call)
-            owner = owner.removesuffix(".parametrizations.weight")
+            owner = _owner(subject, name, matrices[0], call)
             found.append(WeightOp(node, op, owner, name, matrices[0], bias, call))
     return found
+
+
+def _owner(subject: Subject, name: str, weight: Tensor, call: int) -> str:
+    """Name of the module that used a weight; of several that share it, the one that was called."""
+    module = subject.trace.calls[call].module if call >= 0 else None
+    if module is not None and any(p is weight for p in module.parameters(recurse=False)):
+        return subject.trace.name_of(call)
+    owner = name.rpartition(".")[0] or subject.trace.name_of(call)
+    return owner.removesuffix(".parametrizations.weight")
 
 
 def _op_of(subject: Subject, graph: Graph, node: Node) -> Op | None:

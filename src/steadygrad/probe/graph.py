@@ -158,6 +158,7 @@ def leaves(node: Node, inside: set[Node], limit: int = 200) -> list[Tensor]:
     """Parameters that enter at a node from the side: through children that carry no data."""
     found: list[Tensor] = []
     stack = [child for child, _ in node.next_functions if child is not None and child not in inside]
+    stack.reverse()  # so that parameters come in the order of the op's inputs
     seen = set(stack)
     while stack and len(seen) < limit:
         side = stack.pop()

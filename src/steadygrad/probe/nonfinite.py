@@ -23,7 +23,8 @@ from steadygrad.probe.singular import Amplification, below_eps, mattering
 from steadygrad.probe.subject import Readings, Subject
 from steadygrad.probe.trace import log10_norm
 from steadygrad.probe.tree import is_signal, tensors
-STEEP = re.compile(r"normalize|cosine|norm$|vector_norm|std|var|r?sqrt")
+
+STEEP = re.compile(r"normalize|cosine|^norm$|vector_norm|^std|^var|sqrt$")
 
 
 def first_nonfinite(subject: Subject) -> Readings:
@@ -82,7 +83,7 @@ def _read_gradients(subject: Subject, facts: dict[str, Any], readings: Readings)
     named: dict[str, Tensor] = {
         n: p for n, p in subject.model.named_parameters() if p.requires_grad and is_signal(p)
     }
-    steep = any(STEEP.match(op.name) for op in subject.trace.ops.values())
+    steep = any(STEEP.search(op.name) for op in subject.trace.ops.values())
     if subject.pulled and subject.loss_value is None and not steep:
         readings.blind["norm_overflow"] = "no loss was given"
         readings.facts["singular"] = []
@@ -113,7 +114,7 @@ def _read_gradients(subject: Subject, facts: dict[str, Any], readings: Readings)
 
 
 def _wanted(subject: Subject, named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors whose gradients are read: without a loss the inputs' tell as much, at half the cost."""
+    """Tensors whose gradients are read: without a loss the inputs' tell as much for less."""
     inputs = subject.trace.inputs + subject.trace.entries
     if subject.loss_value is not None or not inputs:
         return named

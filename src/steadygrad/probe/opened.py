@@ -78,16 +78,18 @@ def _adds(name: str, number: int) -> bool:
 
 @contextmanager
 def opened(zero: dict[str, nn.Parameter]) -> Iterator[None]:
-    """Fill vectors with one, matrices with N(0, 1 / fan_in) inside the block, then zero again."""
-    with torch.no_grad():
-        for parameter in zero.values():
-            _fill(parameter)
+    """Fill vectors with one and matrices with N(0, 1 / fan_in) inside the block, then zero again.
+
+    Through `.data`, which autograd does not count as a change: the values are the same afterwards,
+    so graphs that saved them stay valid.
+    """
+    for parameter in zero.values():
+        _fill(parameter.data)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter in zero.values():
-                parameter.zero_()
+        for parameter in zero.values():
+            parameter.data.zero_()
 
 
 def _fill(parameter: Tensor) -> None:

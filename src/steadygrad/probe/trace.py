@@ -291,7 +291,7 @@ def _dead(out: Tensor) -> float:
 
 
 def log10_norm(tensor: Tensor) -> float:
-    """log10 of the L2 norm: -inf for all zero, inf for a broken tensor."""
+    """log10 of the L2 norm, also beyond its dtype's range: -inf for all zero, inf for broken."""
     if tensor.numel() == 0:
         return -math.inf
     norm = float(torch.linalg.vector_norm(tensor, dtype=_wide(tensor.dtype)))
@@ -317,7 +317,7 @@ def thin(tensor: Tensor) -> Tensor:
 
 
 def spread(rows: Tensor) -> float:
-    """How different neighbouring samples are: |h[1:] - h[:-1]| / (sqrt(2) |h|), [rows, elements]."""
+    """How different neighbouring samples are: |h[1:] - h[:-1]| / (sqrt(2) |h|); [rows, parts]."""
     if rows.shape[0] < 2:
         return math.nan
     rows = rows.float() if rows.dtype in HALF else rows

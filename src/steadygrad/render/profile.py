@@ -23,9 +23,10 @@ WIDE = 64  # cells from which the last column is shown
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the profile: a unit, or neighbouring units with their mean; sizes in decades."""
+    """One line of the profile: a unit, or neighbours `until` another and their mean, in decades."""
 
     name: str
+    until: str
     mark: Severity | None
     signal: float
     gradient: float
@@ -88,7 +89,7 @@ def profile(
     if not rows:
         return []
     wide = width >= WIDE
-    name = min(max(cell_len(row.name) for row in rows), max(10, width // 4), 40)
+    name = min(max(cell_len(row.name + row.until) for row in rows), max(12, width // 4), 40)
     cells = (width - 2 - name - 4 - FACTOR * wide) // 2
     axis = Axis(*_span(rows), min(cells, 60))
     drawn = [_line(row, name, axis, wide, glyphs) for row in rows]
@@ -105,7 +106,7 @@ def rows_of(record: Record, marks: Mapping[str, Severity], most: int, glyphs: Gl
     marked = [mark_of(site.name, marks) for site in sites]
     return [
         Row(
-            _name(sites[group[0]], sites[group[-1]], glyphs),
+            *_name(sites[group[0]], sites[group[-1]], glyphs),
             max((one for one in marked[group[0] : group[-1] + 1] if one), default=None),
             *(mean(column[group]) for column in columns),
         )
@@ -146,13 +147,13 @@ def mean(decades: NDArray[np.float64]) -> float:
     return math.inf if broken else -math.inf if zero else float(read.mean())
 
 
-def _name(first: Site, last: Site, glyphs: Glyphs) -> str:
-    """Name a unit, or neighbouring units by their ends: layers.1 … 4."""
+def _name(first: Site, last: Site, glyphs: Glyphs) -> tuple[str, str]:
+    """Name a unit, or neighbouring units by their ends: `layers.1` and ` … 4`."""
     start, end = (clean(one.name or f"({one.kind or 'model'})", glyphs) for one in (first, last))
     if first is last:
-        return start
+        return start, ""
     family, _, own = end.rpartition(".")
-    return f"{start} {glyphs.dots} {own if start.rpartition('.')[0] == family else end}"
+    return start, f" {glyphs.dots} {own if start.rpartition('.')[0] == family else end}"
 
 
 # --- Drawing -------------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ def _head(name: int, axis: Axis, wide: bool) -> list[Text]:
 def _line(row: Row, name: int, axis: Axis, wide: bool, glyphs: Glyphs) -> Text:
     style = "" if row.mark is None else STYLES[row.mark]
     sign = " " if row.mark is None else glyphs.severity[row.mark]
-    shown = shortened(row.name, name, glyphs)
+    shown = _fitted(row, name, glyphs)
     line = Text(f"{sign} {shown}{' ' * (name - cell_len(shown))} ", style)
     line.append_text(_plot(row.signal, axis, style, glyphs)).append("  ")
     line.append_text(_plot(row.gradient, axis, style, glyphs))
@@ -186,6 +187,14 @@ def _line(row: Row, name: int, axis: Axis, wide: bool, glyphs: Glyphs) -> Text:
         line.append(f"{factor(row.gain, glyphs):>{FACTOR - 1}}", style or "dim")
     line.rstrip()
     return line
+
+
+def _fitted(row: Row, cells: int, glyphs: Glyphs) -> str:
+    """Name a row in so many cells."""
+    if cell_len(row.name + row.until) <= cells:
+        return row.name + row.until
+    until = shortened(row.until, cells // 2, glyphs)
+    return shortened(row.name, cells - cell_len(until), glyphs) + until
 
 
 def _plot(decades: float, axis: Axis, style: str, glyphs: Glyphs) -> Text:
@@ -213,8 +222,8 @@ def factor(gain: float, glyphs: Glyphs) -> str:
         return ""
     if math.isinf(gain):
         return "broken" if gain > 0 else f"{glyphs.times}0"
-    if abs(gain) >= 2:
-        return f"{glyphs.times}1e{gain:+.1f}"
+    if abs(gain) >= 3:
+        return f"{glyphs.times}1e{gain:.1f}"
     size = 10.0**gain
     return f"{glyphs.times}{size:.2f}" if 0.1 <= size < 10 else f"{glyphs.times}{size:.2g}"
 

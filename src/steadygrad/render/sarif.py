@@ -101,4 +101,4 @@ def script_of(target: str) -> str:
 
 def _uri(script: str) -> str:
     path = PurePath(script)
-    return path.as_uri() if path.is_absolute() else quote(path.as_posix())
+    return path.as_uri() if path.is_absolute() else quote(path.as_posix(), errors="surrogateescape")

@@ -158,7 +158,11 @@ def _causes(report: Report, page: Page) -> Iterable[Text]:
 def _cause(found: Finding, report: Report, page: Page) -> Iterable[Text]:
     yield from _title(found, report, page)
     yield from _indented(page.wrapped(page.clean(found.says), 2), 2)
-    yield Text()
+    details = list(_details(found, report, page))
+    yield from [Text(), *details] if details else []
+
+
+def _details(found: Finding, report: Report, page: Page) -> Iterable[Text]:
     yield from _labelled("evidence", page.joined(evidence(found, page.glyphs)), page)
     symptoms = [_symptom(one, page) for one in _explained(found, report)]
     yield from _labelled("explains", [cut(one, page.room, page.glyphs) for one in symptoms], page)
@@ -178,8 +182,10 @@ def _title(found: Finding, report: Report, page: Page) -> Iterable[Text]:
     sign, style = page.glyphs.severity[found.severity], STYLES[found.severity]
     title = Text(f"{sign} {found.code} {page.clean(found.name)}", f"bold {style}")
     sure = "" if found.confidence == "measured" else f", {found.confidence}"
-    title.append(f" {page.glyphs.between} {found.severity.name}{sure}", f"not bold {style}")
-    yield title
+    judged = f"{found.severity.name}{sure}"
+    fits = cell_len(title.plain + judged) + 3 <= page.width
+    gap = f" {page.glyphs.between} " if fits else "\n  "
+    yield from title.append(f"{gap}{judged}", f"not bold {style}").split("\n")
     if found.where:
         where = place(found, report.record, page.width - 5, page.glyphs)
         yield Text("  at ", "dim").append(where, "not dim bold")
@@ -233,7 +239,7 @@ def _unseen(report: Report, page: Page) -> Iterable[Text]:
     ranked = sorted(report.blind, key=attrgetter("why", "code"))
     for why, group in groupby(ranked, key=attrgetter("why")):
         names = ", ".join(f"{one.code} {one.name}" for one in group)
-        first, *rest = page.wrapped(page.clean(f"not seen, {why}: {names}"), 2)
+        first, *rest = page.wrapped(page.clean(f"not seen ({why}): {names}"), 2)
         yield Text(f"? {first}", "dim")
         yield from _indented(rest, 2, "dim")
 

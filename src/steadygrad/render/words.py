@@ -30,7 +30,7 @@ class Glyphs:
 
 
 UNICODE = Glyphs(False, "…", "·", "\N{MULTIPLICATION SIGN}", "─", "●", "┊", "✓", ("·", "!", "✗"))
-ASCII = Glyphs(True, "..", ";", "x", "-", "o", "|", "+", ("-", "!", "x"))
+ASCII = Glyphs(True, "..", "|", "x", "-", "o", "|", "+", ("-", "!", "x"))
 
 
 def glyphs_for(encoding: str | None) -> Glyphs:
@@ -68,15 +68,16 @@ def _escaped(one: str) -> str:
 def shortened(name: str, cells: int, glyphs: Glyphs) -> str:
     """Shorten a qualified name in its middle: `encoder.block.0.layers.3` to `encoder…layers.3`.
 
-    Whole parts are kept while the first and the last fit, and more of the end than of the start.
+    Whole parts are kept while the last fits, the first before those between; then letters.
     """
     if cell_len(name) <= cells:
         return name
     parts = name.split(".")
-    for start in range(2, len(parts)):
-        candidate = f"{parts[0]}{glyphs.dots}{'.'.join(parts[start:])}"
-        if cell_len(candidate) <= cells:
-            return candidate
+    for first in (parts[0], ""):
+        for start in range(1 + bool(first), len(parts)):
+            candidate = f"{first}{glyphs.dots}{'.'.join(parts[start:])}"
+            if cell_len(candidate) <= cells:
+                return candidate
     room = max(cells - len(glyphs.dots), 0)
     end = prefix(name[::-1], room - room // 3)[::-1]
     return prefix(prefix(name, room // 3) + glyphs.dots + end, cells)

@@ -74,6 +74,7 @@ class AttentionOnly(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 10)
         self.skip = skip
+        nets.fill(self, nets.orthogonal())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return class scores [batch, classes] from images of eight rows."""
@@ -398,8 +399,8 @@ FLOW: tuple[Patient, ...] = (
         "squared-after-each-layer",
         "G101 G103",
         LAYERS,
-        lambda: on_digits(Repeated(8, lambda h: 3.0 * h.square())),
-        lambda: on_digits(Repeated(8, torch.relu)),
+        lambda: on_digits(Repeated(5, lambda h: 3.0 * h.square())),
+        lambda: on_digits(Repeated(5, torch.relu)),
         "an activation that grows faster than linearly: signal grows doubly exponentially",
     ),
     sick(
