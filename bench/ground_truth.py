@@ -37,9 +37,9 @@ def run(seeds: Sequence[int] = SEEDS, steps: int = STEPS) -> None:
     doubtful = [str(row[0]) for row in (*sick, *healthy) if row[-1] == "DOUBTFUL"]
     text = (
         f"Loss after {steps} steps on one batch (recurrent networks: a new batch each step), over "
-        f"the first loss, with the case's own optimizer or Adam at 1e-3, seeds {tuple(seeds)}. "
-        f"A sick network is as expected when it stays above {NOT_LEARNING} of the first loss, "
-        f"breaks, or ends at more than {WORSE:g} times the loss of its twin; a healthy one when it falls."
+        f"the first loss, with the case's own optimizer or Adam at 1e-3, seeds {tuple(seeds)}. A "
+        f"sick network is as expected when it stays above {NOT_LEARNING} of that, breaks, or ends "
+        f"at more than {WORSE:g} times the loss of its twin; a healthy one when its loss falls."
     )
     tables = [
         "## Sick\n\n" + markdown(("patient", "codes", "sick", "twin", "verdict"), sick),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
+from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 import steadygrad as sg
 from steadygrad.core.report import Report
@@ -73,6 +76,16 @@ def test_a_loss_that_is_none_is_refused_in_one_sentence(loss: Any, sentence: str
         sg.check(small(), loss=loss)
 
 
+def test_an_output_that_holds_no_tensor_is_refused() -> None:
+    class Opaque(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            return SimpleNamespace(logits=super().forward(x))
+
+    with pytest.raises(ValueError, match="got SimpleNamespace: give a loss as well"):
+        sg.check(Opaque(4, 3), X)
+    assert sg.check(Opaque(4, 3), loss=lambda m: m(X).logits.mean()).verdict == "healthy"
+
+
 def test_a_loss_that_runs_another_model_is_refused() -> None:
     model = small()
     with pytest.raises(ValueError, match="expected loss to run the model that it is given"):
@@ -82,6 +95,15 @@ def test_a_loss_that_runs_another_model_is_refused() -> None:
 def test_a_model_without_values_is_refused() -> None:
     with pytest.raises(ValueError, match="meta"):
         sg.check(small().to("meta"), X.to("meta"))
+
+
+def test_a_scripted_model_is_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(small())
+    for model in (scripted, nn.Sequential(scripted, nn.ReLU())):
+        with pytest.raises(TypeError, match="expected a model written in Python, got TorchScript"):
+            sg.check(model, X)
 
 
 def test_what_the_model_raises_is_the_callers() -> None:
@@ -135,6 +157,11 @@ def test_a_loss_may_run_the_model_as_it_likes() -> None:
 def test_a_loss_may_run_a_method_instead_of_the_model() -> None:
     report = sg.check(small(), loss=lambda m: nn.functional.cross_entropy(m[2](m[0](X).relu()), Y))
     assert report.verdict == "healthy"
+
+
+def test_a_loss_may_map_the_model_over_samples() -> None:
+    report = sg.check(small(), loss=lambda m: torch.func.vmap(m)(X).square().mean())
+    assert report.worst.name == "note"
 
 
 def test_a_loss_of_one_element_is_one_number() -> None:
@@ -265,6 +292,38 @@ def test_a_compiled_part_is_looked_at() -> None:
     names = units(sg.check(model, X))
     assert names[:2] == ["0.0", "0.2"]
     assert len(names) == 3
+
+
+class Checkpointed(nn.Module):
+    """A part whose ops are run again in the backward pass."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.part, self.reentrant = small(), reentrant
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.part, x, use_reentrant=self.reentrant))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpointed_part_is_looked_into(reentrant: bool) -> None:
+    model = Checkpointed(reentrant)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    loss_fn = nn.CrossEntropyLoss()
+    report = sg.check(model, loss=lambda m: loss_fn(m(X), Y), optimizer=optimizer)
+    assert units(report) == ["part.0", "part.2", "head"]
+    assert report.verdict == "healthy"
+
+
+def test_checkpoints_work_again_afterwards() -> None:
+    apply = CheckpointFunction.apply
+    with pytest.raises(ZeroDivisionError):
+        sg.check(small(), loss=lambda m: m(X).sum() / (1 // 0))
+    assert CheckpointFunction.apply == apply
+    model = Checkpointed(reentrant=True)
+    model(X.clone().requires_grad_()).sum().backward()
+    assert model.part[0].weight.grad is not None
 
 
 def test_a_data_parallel_model_is_looked_at_unwrapped() -> None:

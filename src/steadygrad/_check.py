@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.optim import Optimizer
+from torch.utils.checkpoint import CheckpointFunction
 
 from steadygrad.core.record import Facts, record_of
 from steadygrad.core.report import Report, diagnose
@@ -80,6 +81,7 @@ def check(  # noqa: PLR0913 - the public verb: all but two go by keyword
     setup = Setup(loss or (lambda m: call(m, inputs)), loss, optimizer, seed)
     with ExitStack() as stack:
         stack.enter_context(eager())
+        stack.enter_context(uncheckpointed())
         stack.enter_context(torch.inference_mode(False))
         copied, copied_optimizer = stack.enter_context(sandbox(bare, optimizer))
         stack.enter_context(_modes(copied, train="script" not in (facts or {})))
@@ -129,6 +131,11 @@ def trace(model: nn.Module, setup: Setup, rng: list[Tensor]) -> Subject:
         raise ValueError(
             "expected loss to run the model that it is given, as in "
             "loss=lambda m: loss_fn(m(x), y), got one that runs no part of it"
+        )
+    if loss_value is None and next(tensors(result), None) is None:
+        raise ValueError(
+            "expected the model to return tensors or containers of them, "
+            f"got {type(result).__name__}: give a loss as well"
         )
     outputs = _outputs(heard, result)
     return Subject(
@@ -181,7 +188,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Look through torch.compile, DataParallel, and DistributedDataParallel."""
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
-        inner = vars(model).get("_modules", {}).get("_orig_mod")
+        inner = getattr(model, "_orig_mod", None)
         if isinstance(model, parallel):
             inner = model.module
         if not isinstance(inner, nn.Module):
@@ -198,6 +205,23 @@ def eager() -> Iterator[None]:
         return
     with stance("force_eager"):
         yield
+
+
+@contextmanager
+def uncheckpointed() -> Iterator[None]:
+    """Run reentrant checkpoints as plain calls inside the block: they hide ops and refuse `grad`.
+
+    `apply` is inherited, so that taking ours away brings torch's back.
+    """
+    CheckpointFunction.apply = staticmethod(_plain_call)  # type: ignore[method-assign] # on purpose
+    try:
+        yield
+    finally:
+        del CheckpointFunction.apply
+
+
+def _plain_call(run: Callable[..., Tree], _preserve: bool, *args: Tree) -> Tree:
+    return run(*args)
 
 
 @contextmanager
@@ -236,6 +260,11 @@ def _expect(model: object, inputs: Tree, loss: object) -> None:
         raise TypeError(
             "expected loss to be a function of the model, as in loss=lambda m: loss_fn(m(x), y), "
             f"got {type(loss).__name__}"
+        )
+    if any(isinstance(one, torch.jit.ScriptModule) for one in model.modules()):
+        raise TypeError(
+            "expected a model written in Python, got TorchScript, which takes no hooks: check the "
+            "model that it was scripted from"
         )
     if loss is None and inputs is None:
         raise ValueError("expected inputs or a loss to run the model with, got neither")

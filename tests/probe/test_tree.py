@@ -94,3 +94,14 @@ def test_a_dict_is_copied_and_the_given_one_kept() -> None:
 )
 def test_a_signal_is_dense_and_floating(tensor: Tensor, signal: bool) -> None:
     assert is_signal(tensor) is signal
+
+
+def test_inside_a_transform_of_torch_nothing_is_a_signal() -> None:
+    seen: list[bool] = []
+
+    def note(x: Tensor) -> Tensor:
+        seen.append(is_signal(x))
+        return x
+
+    torch.func.vmap(note)(torch.ones(3, 2))
+    assert seen == [False]

@@ -189,7 +189,7 @@ def unnormalised_depth(record: Record) -> Iterator[Finding]:
 
     Why it matters: 30 GELU layers with the exact gain lose 3 decades and do not learn.
 
-    When it is wrong: under an optimizer that normalises the gradient such a stack may learn, slowly.
+    When it is wrong: under an optimizer that normalises the gradient it may learn, slowly.
 
     What to try: residual connections with a norm; the critical pair of bias and weight variance;
     an activation with eta <= 1.

@@ -14,7 +14,9 @@ from steadygrad.detectors.initialisation import evidence
 from steadygrad.detectors.words import layers, times
 
 
-@detector("G101", "exploding-gradient", needs=("flow", "gain"), explains=("G103", "G401", "G403"))
+@detector(
+    "G101", "exploding-gradient", needs=("flow", "gain"), explains=("G103", "G006", "G401", "G403")
+)
 def exploding_gradient(record: Record) -> Iterator[Finding]:
     """A gradient that grows on its way from the output to the first layer.
 

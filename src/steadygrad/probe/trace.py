@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from steadygrad.probe.tree import Tree, is_signal, map_tensors, tensors
 
@@ -205,8 +206,10 @@ class Trace(TorchFunctionMode):
 def listen(model: nn.Module) -> Iterator[Trace]:
     """Listen to what happens to a model inside the block; its hooks are gone afterwards."""
     trace = Trace()
-    handles = [handle for name, one in model.named_modules() for handle in _hook(trace, name, one)]
+    handles: list[RemovableHandle] = []
     try:
+        for name, one in model.named_modules():
+            handles += _hook(trace, name, one)
         with trace:
             yield trace
     finally:
@@ -214,7 +217,7 @@ def listen(model: nn.Module) -> Iterator[Trace]:
             handle.remove()
 
 
-def _hook(trace: Trace, name: str, module: nn.Module) -> Iterator[Any]:
+def _hook(trace: Trace, name: str, module: nn.Module) -> Iterator[RemovableHandle]:
     def before(module: nn.Module, args: Tree, kwargs: Tree) -> Tree:
         if not trace._stack:
             args, kwargs = map_tensors((args, kwargs), lambda t: _opened(trace, t))

@@ -297,10 +297,6 @@ def _chain(depth: int, act: nets.Activation, weight: nets.Fill) -> nn.Module:
     return nets.fill(nets.Chain(depth, 64, act), weight)
 
 
-def _lecun(weight: Tensor) -> None:
-    nn.init.kaiming_normal_(weight, nonlinearity="linear")
-
-
 def _scaled_blocks(start: float, vector: bool, count: int = 20) -> Case:
     blocks = [Scaled(64, start, vector) for _ in range(count)]
     return on_digits(nn.Sequential(*blocks, nn.Linear(64, 10)), step=adam())
@@ -465,7 +461,7 @@ HEALTHY: tuple[Patient, ...] = healthy(
         ),
         (
             "selu-40",
-            lambda: on_digits(_chain(40, nn.SELU, _lecun), step=adam()),
+            lambda: on_digits(_chain(40, nn.SELU, nets.lecun), step=adam()),
             "forty layers without norm or skip that normalize themselves",
         ),
         (

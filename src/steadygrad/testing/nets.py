@@ -29,6 +29,11 @@ def he(weight: Tensor) -> None:
     nn.init.kaiming_normal_(weight, nonlinearity="relu")
 
 
+def lecun(weight: Tensor) -> None:
+    """Initialize so that a linear layer keeps the variance (LeCun 1998)."""
+    nn.init.kaiming_normal_(weight, nonlinearity="linear")
+
+
 def normal(std: float) -> Fill:
     """Fill with N(0, std^2)."""
     return lambda weight: nn.init.normal_(weight, std=std)

@@ -74,7 +74,7 @@ class AttentionOnly(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 10)
         self.skip = skip
-        nets.fill(self, nets.orthogonal())
+        nets.fill(self, nets.lecun)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return class scores [batch, classes] from images of eight rows."""
@@ -173,7 +173,7 @@ def _graph(depth: int) -> Case:
 
 
 def _post_norm(pre: bool) -> Case:
-    return on_digits(nets.Rows(18, pre=pre), step=adam(3e-3))
+    return on_digits(nets.Rows(18, 32, pre=pre), step=adam(3e-3))
 
 
 WEAK: tuple[Patient, ...] = (
