@@ -124,7 +124,7 @@ def _rescales(depth: Depth, place: int) -> bool:
     return bool(abs(depth.gain[place] - depth.trend - norm - other) < 0.5)
 
 
-@detector("G103", "exploding-signal", needs=("flow",), explains=("G003", "G007", "G602"))
+@detector("G103", "exploding-signal", needs=("flow",), explains=("G003", "G602"))
 def exploding_signal(record: Record, *, risk: float = 3.0) -> Iterator[Finding]:
     """An output that is thousands of times larger than a network's output should be.
 
@@ -200,7 +200,7 @@ def collapsed_signal(record: Record) -> Iterator[Finding]:
     flow = record.facts["flow"]
     pairs = {
         "samples": (float(flow["spread_in"]), float(flow["spread_out"]), depth.spread),
-        "positions of a sample": (float(flow["within_in"]), _last(depth.within), depth.within),
+        "positions of a sample": (_first(flow["within_in"], depth.within), *_last(depth.within)),
     }
     for what, (entering, leaving, along) in pairs.items():
         if not entering > 1e-3 or math.isnan(leaving):
@@ -220,7 +220,13 @@ def collapsed_signal(record: Record) -> Iterator[Finding]:
         return
 
 
-def _last(values: np.ndarray) -> float:
-    """Last reading along the depth: a classifier reads positions until it pools them."""
-    read = values[~np.isnan(values)]
-    return float(read[-1]) if len(read) else math.nan
+def _first(given: float, along: np.ndarray) -> float:
+    """Reading at the input; of a model that cuts its input into positions itself, the first."""
+    read = along[~np.isnan(along)]
+    return float(read[0]) if math.isnan(given) and len(read) else float(given)
+
+
+def _last(along: np.ndarray) -> tuple[float, np.ndarray]:
+    """Last reading along the depth, since a classifier pools positions in the end; and all."""
+    read = along[~np.isnan(along)]
+    return (float(read[-1]) if len(read) else math.nan), along

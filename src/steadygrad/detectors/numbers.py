@@ -319,7 +319,7 @@ def _is_half(event: Fact) -> bool:
     "G007",
     "half-precision-overflow",
     needs=("nonfinite", "half"),
-    explains=("G401", "G402"),
+    explains=("G101", "G103", "G401", "G402"),
 )
 def half_precision_overflow(record: Record, *, headroom: float = 10.0) -> Iterator[Finding]:
     """An activation beyond, or close to, the largest number of half precision.

@@ -91,7 +91,7 @@ def flow(subject: Subject) -> Readings:
     local = _renormalised_backward(subject, graph, segments, weights)
     units = _units(segments)
     readings = Readings()
-    readings.rows += _unit_rows(subject, units)
+    readings.rows += _unit_rows(subject, graph, units)
     shifts = _shifts(subject, graph, weights)
     outputs = _op_rows(subject, graph, local)
     readings.rows += [(site, row) for _, site, row in outputs]
@@ -330,7 +330,9 @@ def _head(unit: list[Segment]) -> Segment:
     return next((s for s in unit if s.role in ("weight", "block")), unit[0])
 
 
-def _unit_rows(subject: Subject, units: list[list[Segment]]) -> list[tuple[Site, dict[str, float]]]:
+def _unit_rows(
+    subject: Subject, graph: Graph, units: list[list[Segment]]
+) -> list[tuple[Site, dict[str, float]]]:
     rows = []
     cumulative = 0.0
     after: list[float] = []
@@ -340,12 +342,12 @@ def _unit_rows(subject: Subject, units: list[list[Segment]]) -> list[tuple[Site,
     after.reverse()
     entering = _entering(subject)
     for depth, (unit, below) in enumerate(zip(units, after, strict=True)):
-        row = _unit_row(subject, unit, entering)
+        op = _put_out(subject, graph, unit)
+        row = _unit_row(subject, unit, op, entering)
         row["cumulative"] = below
         head = _head(unit)
         fan_in = _fan_in(head.weights[0]) if head.weights else 0
         rows.append((Site(head.name, "unit", depth, _kind(head), fan_in), row))
-        op = subject.trace.ops.get(unit[-1].node)
         entering = op.log_norm if op else math.nan
     return rows
 
@@ -354,14 +356,15 @@ def _kind(head: Segment) -> str:
     return head.role if head.role != "weight" else head.node.name().removesuffix("Backward0")
 
 
-def _unit_row(subject: Subject, unit: list[Segment], entering: float) -> dict[str, float]:
+def _unit_row(
+    subject: Subject, unit: list[Segment], op: Op | None, entering: float
+) -> dict[str, float]:
     row = {f"gain_{role}": 0.0 for role in ROLES}
     for segment in unit:
         row[f"gain_{segment.role}"] += 0.0 if math.isnan(segment.gain) else segment.gain
     read = [segment.gain for segment in unit if not math.isnan(segment.gain)]
     row["gain"] = sum(read) if read else math.nan
     row["joins"] = float(any(segment.joins for segment in unit))
-    op = subject.trace.ops.get(unit[-1].node)
     row |= _signal(op) if op else {}
     row["gsc"] = row["gain"] + entering - op.log_norm if op else math.nan
     widths = [_width(one) for segment in unit for one in segment.weights]
@@ -369,6 +372,12 @@ def _unit_row(subject: Subject, unit: list[Segment], entering: float) -> dict[st
     slopes = [_slopes(subject, s) for s in unit if s.role == "act"]
     row |= slopes[0] if slopes else {}
     return row
+
+
+def _put_out(subject: Subject, graph: Graph, unit: list[Segment]) -> Op | None:
+    """Reading of the last op in a unit that has one."""
+    found = (_op_of(subject, graph, segment.node) for segment in reversed(unit))
+    return next((op for op in found if op is not None), None)
 
 
 def _signal(op: Op) -> dict[str, float]:
@@ -607,7 +616,7 @@ def _totals(
         "within_in": in_within,
         "within_out": within(out),
         "out_log_rms": log_out - 0.5 * math.log10(max(1, out.numel())),
-        "widths": [_width(one) for segment in segments for one in segment.weights[:1]],
+        "widths": [_width(one) for segment in segments for one in segment.weights[:1]][1:],
         "trunk": len(graph.trunk),
         "weights": len(weights),
         **{role: _sum(s.gain for s in segments if s.role == role) for role in ROLES},

@@ -74,7 +74,6 @@ class AttentionOnly(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 10)
         self.skip = skip
-        nets.fill(self, nets.lecun)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return class scores [batch, classes] from images of eight rows."""
@@ -173,7 +172,8 @@ def _graph(depth: int) -> Case:
 
 
 def _post_norm(pre: bool) -> Case:
-    return on_digits(nets.Rows(18, 32, pre=pre), step=adam(3e-3))
+    x, y = data.digits(16)
+    return supervised(nets.Rows(18, 64, pre=pre), x, y, step=adam(5e-3))
 
 
 WEAK: tuple[Patient, ...] = (
@@ -445,7 +445,7 @@ FLOW: tuple[Patient, ...] = (
     ),
     sick(
         "attention-only-12",
-        "G105 G104 G102",
+        "G105 G104 G102 G201",
         "layers",
         lambda: on_digits(AttentionOnly(12), step=adam()),
         lambda: on_digits(AttentionOnly(12, skip=True), step=adam()),
