@@ -399,8 +399,8 @@ FLOW: tuple[Patient, ...] = (
         "squared-after-each-layer",
         "G101 G103",
         LAYERS,
-        lambda: on_digits(Repeated(5, lambda h: 3.0 * h.square())),
-        lambda: on_digits(Repeated(5, torch.relu)),
+        lambda: on_digits(Repeated(4, lambda h: 3.0 * h.square())),
+        lambda: on_digits(Repeated(4, torch.relu)),
         "an activation that grows faster than linearly: signal grows doubly exponentially",
     ),
     sick(
