@@ -362,13 +362,15 @@ def test_thinning_keeps_few_rows_and_elements(shape: tuple[int, ...]) -> None:
     assert rows.numel() <= 2 * (1 << 16)
 
 
-def test_zeros_and_dead_units_of_a_relu() -> None:
-    layer = nn.Linear(4, 4, bias=False)
+@pytest.mark.parametrize(("alive", "dead"), [(1, 0.9), (5, 0.0)])
+def test_zeros_and_dead_units_of_a_relu(alive: int, dead: float) -> None:
+    layer = nn.Linear(10, 10, bias=False)
     with torch.no_grad():
-        layer.weight.copy_(torch.diag(torch.tensor([1.0, 1.0, -1.0, -1.0])))
-    trace, _ = heard(nn.Sequential(layer, nn.ReLU()), torch.rand(8, 4) + 0.1)
+        layer.weight.copy_(torch.diag(torch.tensor([1.0] * alive + [-1.0] * (10 - alive))))
+    trace, _ = heard(nn.Sequential(layer, nn.ReLU()), torch.rand(8, 10) + 0.1)
     _, relu = own(trace).values()
-    assert (relu.zeros, relu.dead) == (0.5, 0.5)
+    assert relu.zeros == pytest.approx(1 - alive / 10)
+    assert relu.dead == pytest.approx(dead)  # below 85 % zeros it is not counted
 
 
 def test_a_broken_output_reads_inf() -> None:

@@ -29,6 +29,9 @@ from steadygrad.probe.graph import VIEWS, Graph, data_graph, leaves, sink_node
 from steadygrad.probe.subject import Readings, Subject
 from steadygrad.probe.trace import Op, log10_norm, spread, thin, within
 
+PLAIN = (bool, int, float, str, type(None))
+UNRELATED = ("training", "inplace", "_is_full_backward_hook")
+CALM = 2.0  # decades; half precision has four on either side of one
 ROLES = ("weight", "act", "norm", "block", "attn", "pool", "other")
 WEIGHT = re.compile(
     r"Addmm|Addmv|MmBackward|MvBackward|Bmm|Convolution|Linear|Rnn|Embedding|Matmul"
@@ -266,7 +269,10 @@ GradHook = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...] | None]
 
 
 def _rescale(node: Node, arrived: dict[Node, float], sent: dict[Node, float]) -> GradHook:
-    """Note the norm of the gradient that arrives at a node and set its root mean square to one."""
+    """Note the norm of the gradient that arrives at a node; set its root mean square to one.
+
+    Within CALM decades of one it may stay as it is: the factors add up all the same.
+    """
 
     def hook(gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         given = [g for g in gradients if g is not None]
@@ -274,8 +280,10 @@ def _rescale(node: Node, arrived: dict[Node, float], sent: dict[Node, float]) ->
         arrived[node] = sent[node] = size
         if not math.isfinite(size):
             return None
-        sent[node] = 0.5 * math.log10(sum(g.numel() for g in given))
-        factor = sent[node] - size
+        factor = 0.5 * math.log10(sum(g.numel() for g in given)) - size
+        if abs(factor) < CALM:
+            return None
+        sent[node] = size + factor
         return tuple(g if g is None else _times_power(g, factor) for g in gradients)
 
     return hook
@@ -412,14 +420,22 @@ def nominal_gain(module: nn.Module | None, function: str) -> Gain | None:
     found = None
     if module is not None and not _has_children(module):
         learned = any(True for _ in module.parameters())
-        found = _gain_of(module) if learned else _gain_like(type(module), repr(module), module)
+        found = _gain_of(module) if learned else _gain_like(type(module), _settings(module), module)
     return found or _gain_named(function.rstrip("_"))
 
 
-_known: dict[tuple[type, str], Gain | None] = {}  # a pure cache: class and settings decide the gain
+Settings = tuple[tuple[str, object], ...]
+_known: dict[tuple[type, Settings], Gain | None] = {}  # class and settings decide the gain
 
 
-def _gain_like(kind: type, settings: str, module: nn.Module) -> Gain | None:
+def _settings(module: nn.Module) -> Settings:
+    """Plain attributes of a module, by which two of one class differ; buffers by identity."""
+    own = vars(module)
+    plain = [(k, v) for k, v in own.items() if isinstance(v, PLAIN) and k not in UNRELATED]
+    return (*plain, *((name, id(value)) for name, value in own["_buffers"].items()))
+
+
+def _gain_like(kind: type, settings: Settings, module: nn.Module) -> Gain | None:
     if (kind, settings) not in _known:
         _known[kind, settings] = _gain_of(module)
     return _known[kind, settings]
@@ -533,7 +549,7 @@ def _passage(subject: Subject, one: WeightOp) -> dict[str, float]:
     """Scale of a weight op, signal before and behind it, the typical bias against that signal."""
     size = 0.5 * math.log10(max(_fan_in(one), 1))
     count = max(1, one.weight.numel())
-    row = {"weight_gain": log10_norm(one.weight.detach()) - 0.5 * math.log10(count) + size}
+    row = {"weight_gain": subject.log_norm(one.weight) - 0.5 * math.log10(count) + size}
     if one.op is None:
         return row
     row |= {"weight_out": one.op.log_rms, "weight_spread": one.op.spread}

@@ -35,7 +35,7 @@ def first_nonfinite(subject: Subject) -> Readings:
     """
     facts: dict[str, Any] = {
         "data": [_tensor(name, t) for name, t in given(subject) if _broken(t)],
-        "parameters": [_tensor(n, p) for n, p in subject.model.named_parameters() if _broken(p)],
+        "parameters": _broken_parameters(subject),
         "buffers": [_tensor(n, b) for n, b in subject.model.named_buffers() if _broken(b)],
         "outputs": any(_broken(t) for one in subject.trace.results for t in tensors(one)),
         "nan_outputs": any(_nan(t) for one in subject.trace.results for t in tensors(one)),
@@ -154,6 +154,12 @@ def _log_max(dtype: torch.dtype) -> float:
 
 
 # --- Broken tensors -------------------------------------------------------------------------------
+
+
+def _broken_parameters(subject: Subject) -> list[dict[str, Any]]:
+    named = subject.model.named_parameters()
+    signals = [(name, one) for name, one in named if is_signal(one)]
+    return [_tensor(name, one) for name, one in signals if subject.log_norm(one) == math.inf]
 
 
 def _broken(tensor: Tensor) -> bool:

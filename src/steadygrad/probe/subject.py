@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steadygrad.core.record import Site
-from steadygrad.probe.trace import Trace
+from steadygrad.probe.trace import Trace, log10_norm
 from steadygrad.probe.tree import Tree, tensors
 
 UNCOPYABLE = (RuntimeError, TypeError, copy.Error)
@@ -59,6 +59,7 @@ class Subject:
     rng: list[Tensor]
     seed: int = 0
     pulled: bool = False
+    _norms: dict[int, float] = field(default_factory=dict)
 
     def again(self, model: nn.Module | None = None) -> Tree:
         """Run the forward pass once more under the same random numbers, untraced."""
@@ -75,6 +76,12 @@ class Subject:
     def twin(self) -> tuple[nn.Module, Optimizer | None]:
         """Copy model and optimizer once more, so that the copy may be trained and thrown away."""
         return twin(self.model, self.optimizer)
+
+    def log_norm(self, parameter: Tensor) -> float:
+        """log10 of a parameter's L2 norm, computed once; see `trace.log10_norm`."""
+        if id(parameter) not in self._norms:
+            self._norms[id(parameter)] = log10_norm(parameter.detach())
+        return self._norms[id(parameter)]
 
     def noise(self, like: Tensor) -> Tensor:
         """Draw N(0, 1) in the shape of a tensor from a generator of our own."""

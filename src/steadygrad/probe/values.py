@@ -8,7 +8,7 @@ the gradient of the first pass does not yet part the units, a copy takes a few o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ def values(subject: Subject) -> Readings:
     named = {name: one for name, one in subject.model.named_parameters() if one.numel()}
     facts = {
         "stuck": _stuck(subject, named),
-        "garbage": garbage(named),
+        "garbage": garbage(named, subject.log_norm),
     }
     return Readings(facts={"values": facts, "clones": _clones(named)})
 
@@ -169,6 +169,7 @@ def _objective_value(subject: Subject, model: nn.Module) -> Tensor:
 
 def garbage(
     named: dict[str, nn.Parameter],
+    log_norm: Callable[[Tensor], float] = lambda one: log10_norm(one.detach()),
     *,
     outlier: float = 1e6,
     largest: float = 1e4,
@@ -185,12 +186,16 @@ def garbage(
     for name, one in named.items():
         if not is_signal(one) or one.numel() < 2:
             continue
-        norm = log10_norm(one.detach())  # the largest magnitude is no larger, and dearer to find
+        norm = log_norm(one)  # the largest magnitude is no larger, and dearer to find
         size = sample(one.detach()).abs()
-        faint = int(((size > 0) & (size < tiny)).sum()) > share * len(size)
+        faint = float(size.min()) < tiny and _faint(size, tiny) > share
         if faint or (math.log10(largest) < norm < math.inf and _outlies(one, outlier, largest)):
             found.append(name)
     return found
+
+
+def _faint(size: Tensor, tiny: float) -> float:
+    return float(((size > 0) & (size < tiny)).sum()) / len(size)
 
 
 def _outlies(one: Tensor, outlier: float, largest: float) -> bool:
