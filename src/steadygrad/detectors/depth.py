@@ -26,7 +26,8 @@ class Depth:
 
     `gain` is what the gradient's norm gains from a unit's output to its input, pooling left out.
     `odd` are the places that stand out; `body` those from which the trend is read; `joins` is 1
-    where another input joins, between which the gradient divides.
+    where another input joins, between which the gradient divides; `heavy` says that most weights are
+    twice as large as any activation needs.
     """
 
     sites: list[Site]
@@ -42,6 +43,8 @@ class Depth:
     ideal: Array
     joins: Array
     theory: Array
+    uses: Array
+    heavy: bool
     body: Array
     odd: list[int]
     totals: dict[str, Any]
@@ -127,6 +130,8 @@ def depth_of(record: Record) -> Depth | None:
         record.read("ideal", "unit"),
         record.read("joins", "unit"),
         _theory(record, sites),
+        record.read("uses", "unit"),
+        _heavy(record),
         body,
         _odd(gain, body),
         dict(record.facts["flow"]),
@@ -134,14 +139,26 @@ def depth_of(record: Record) -> Depth | None:
 
 
 def _theory(record: Record, sites: Sequence[Site]) -> Array:
-    """log10 sqrt(mean(W^2) fan_in E f'^2) of each unit with one weight op; NaN for blocks."""
+    """What theory makes of each unit with one weight op; NaN for blocks.
+
+    log10 sqrt(mean(W^2) fan_in E f'^2) without a norm (He 2015), log10 sqrt(E f'^2 / Var f) with one
+    (Yang 2019).
+    """
     weights = record.sites_of("weight")
     scale = dict(zip((w.name for w in weights), record.read("weight_gain", "weight"), strict=True))
     nominal = record.read("slope_nominal", "unit")
     slope = 0.5 * np.log10(np.where(nominal > 0, nominal, 1.0))
     plain = np.array([scale.get(site.name, np.nan) for site in sites])
     blocks = np.array([site.kind == "block" for site in sites])
-    return np.where(blocks | ~np.isfinite(plain), np.nan, plain + slope)
+    normed = np.nan_to_num(record.read("gain_norm", "unit")) != 0
+    made = np.where(normed, record.read("act_nlc", "unit"), plain + slope)
+    return np.where(blocks | ~np.isfinite(plain), np.nan, made)
+
+
+def _heavy(record: Record, *, least: float = 0.45) -> bool:
+    """Whether the typical sqrt(mean(W^2) fan_in) is beyond 10**0.45, twice He's sqrt(2)."""
+    gains = record.read("weight_gain", "weight")
+    return bool(np.isfinite(gains).any() and np.nanmedian(gains) > least)
 
 
 def _body(sites: Sequence[Site], gain: Array) -> Array:
@@ -218,13 +235,28 @@ def odd_weights(
             continue
         median = float(np.median(values))
         mad = 1.4826 * float(np.median(np.abs(values - median)))
+        expected = _expected(values, median)
+        distance = max(far, spreads * mad) if expected == median else least
         for place in places:
-            away = float(gains[place] - median)
-            if np.isfinite(away) and abs(away) > max(far, spreads * mad):
+            away = float(gains[place] - expected)
+            sane = expected != median and LOW <= gains[place] <= HIGH
+            if np.isfinite(away) and abs(away) > distance and not sane:
                 site = sites[place]
-                one = OddWeight(site, place, away, median, len(family), bool(normed[place] == 1))
+                one = OddWeight(site, place, away, expected, len(family), bool(normed[place] == 1))
                 found.append(one)
     return sorted(found, key=lambda one: -abs(one.deviation))
+
+
+LOW, HIGH = -1.3, 0.8  # log10 sqrt(mean(W^2) fan_in) of inits in use: 0.05 (std 0.02) to 6.3
+
+
+def _expected(gains: Array, median: float) -> float:
+    """Scale to compare with: the median, unless most are beyond any init in use and some are not.
+
+    Then the nearer end of that band, so that a sane layer among wild siblings is not the odd one.
+    """
+    sane = (gains >= LOW) & (gains <= HIGH)
+    return float(np.clip(median, LOW, HIGH)) if sane.any() else median
 
 
 def _of_kind(sites: Sequence[Site], kind: str) -> list[int]:
@@ -236,7 +268,7 @@ def _of_kind(sites: Sequence[Site], kind: str) -> list[int]:
 
 
 Cause = Literal[
-    "residual", "norm", "factor", "activation", "saturated", "dead", "unstable", "weight", "unknown"
+    "residual", "time", "norm", "factor", "activation", "saturated", "dead", "unstable", "weight", "unknown"
 ]
 
 
@@ -295,7 +327,9 @@ def _cause(depth: Depth, decades: float) -> Cause:
     keep = [place for place in range(len(depth.sites)) if place not in depth.odd]
     share = {role: float(values[keep].sum()) for role, values in depth.parts.items()}
     if share["block"] * np.sign(decades) > 0.6 * abs(decades):
-        return "residual"
+        if np.nanmax(depth.uses[keep], initial=0.0) >= 8:
+            return "time"
+        return "weight" if decades > 0 and depth.heavy else "residual"
     if share["other"] * np.sign(decades) > 0.5 * abs(decades):
         return "factor"
     normed = np.count_nonzero(depth.parts["norm"][keep])

@@ -145,17 +145,19 @@ def evidence(depth: Depth, trend: Trend) -> dict[str, float | str]:
 def _scale_finding(record: Record, trend: Trend) -> Finding:
     depth = trend.depth
     names = depth.named(trend.places)
+    if depth.heavy and trend.decades > 0:
+        names = _heavy_names(record) or names
     squared = _typical_scale(record, names)
-    nominal = float(np.nanmedian(depth.nominal)) if not np.isnan(depth.nominal).all() else 1.0
-    multiplier = 10.0**-depth.trend
+    needed = _needed(depth, squared)
+    multiplier = math.sqrt(needed / squared) if squared > 0 else math.nan
     says = (
         f"each of {layers(names)} {'keeps' if trend.decades < 0 else 'multiplies'} "
         f"{trend.factor:.3g}{' of' if trend.decades < 0 else ' times'} the gradient's norm "
         f"({trend.decades:+.1f} decades in all): mean(W^2) * fan_in = {squared:.3g}, "
-        f"the activation needs {1 / nominal:.2g}; multiply the weights by {multiplier:.3g}"
+        f"the activation needs {needed:.3g}; multiply the weights by {multiplier:.3g}"
     )
     numbers = evidence(depth, trend)
-    numbers |= {"multiplier": multiplier, "weight_scale": squared, "needed": 1 / nominal}
+    numbers |= {"multiplier": multiplier, "weight_scale": squared, "needed": needed}
     return Finding(
         trend.severity,
         says,
@@ -165,6 +167,20 @@ def _scale_finding(record: Record, trend: Trend) -> Finding:
         try_next=_cures(depth, names, multiplier),
         magnitude=abs(trend.decades),
     )
+
+
+def _heavy_names(record: Record, *, least: float = 0.45) -> tuple[str, ...]:
+    """Weight ops of more than twice He's scale, those inside of residual blocks too."""
+    gains = record.read("weight_gain", "weight")
+    sites = record.sites_of("weight")
+    return tuple(dict.fromkeys(sites[i].name for i in np.flatnonzero(gains > least)))
+
+
+def _needed(depth: Depth, squared: float) -> float:
+    """mean(W^2) fan_in that the activation needs, 1 / E f^2; where unknown, He's, or what levels it."""
+    if np.isfinite(depth.ideal).any():
+        return float(10.0 ** (2 * np.nanmedian(depth.ideal)))
+    return 2.0 if depth.heavy else float(squared * 10.0 ** (-2 * depth.trend))
 
 
 def _typical_scale(record: Record, names: tuple[str, ...]) -> float:

@@ -8,6 +8,8 @@ import numpy as np
 
 from steadygrad.core.finding import Advice, Finding, Severity, detector
 from steadygrad.core.record import Record, Site
+from steadygrad.detectors.depth import trend_of
+from steadygrad.detectors.words import layers
 
 METRICS = ("factor", "decades", "horizon", "steps", "travels")
 
@@ -50,6 +52,7 @@ def exploding_through_time(
                     Advice("orthogonal-recurrence", _orthogonal(site)),
                 ),
             )
+    yield from _loop(record, growing=True)
 
 
 @detector("G107", "vanishing-through-time", needs=("time",), explains=("G102",))
@@ -89,6 +92,34 @@ def vanishing_through_time(
         if row["decades"] < -noted and row["travels"] > 0:
             severity = Severity.risk if row["decades"] < -decades else Severity.note
             yield _finding(site, row, severity, "falls", _remedies(site, row))
+    yield from _loop(record, growing=False)
+
+
+def _loop(record: Record, *, growing: bool) -> Iterator[Finding]:
+    """A trend of the depth profile within blocks that use one weight over and over: a bare loop."""
+    trend = trend_of(record) if record.was_read("flow") else None
+    if trend is None or trend.cause != "time" or (trend.decades > 0) != growing:
+        return
+    names = trend.depth.named(trend.places)
+    uses = float(np.nanmax(trend.depth.uses[trend.places]))
+    word = "grows" if growing else "shrinks"
+    says = (
+        f"the gradient {word} by {trend.decades:+.1f} decades over {uses:.0f} uses of the same weight "
+        f"in {layers(names)}"
+    )
+    severity = trend.severity if growing or trend.decades < -15 else Severity.note
+    advice = Advice("orthogonal-recurrence", "nn.init.orthogonal_(recurrent_weight)")
+    clip = Advice("clip-norm", "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)")
+    yield Finding(
+        severity,
+        says,
+        names,
+        {"time_decades": trend.decades, "time_steps": uses},
+        confidence="likely",
+        try_next=(clip, advice) if growing else (advice,),
+        magnitude=abs(trend.decades),
+    )
+
 
 
 def _rows(record: Record) -> Iterator[tuple[Site, dict[str, float]]]:

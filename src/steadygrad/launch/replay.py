@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from steadygrad.launch.randomness import kept, set_generators
 from steadygrad.launch.tape import Entry, Made, ancestors
+from steadygrad.probe.trace import standing_at
 from steadygrad.probe.tree import map_tensors
 
 
@@ -134,6 +135,7 @@ def _run(
     with ExitStack() as stack:
         for kind, dtype in entry.autocast:
             stack.enter_context(torch.autocast(kind, dtype))
+        stack.enter_context(standing_at(entry.line))
         return entry.results(args, kwargs, callee(*args, **kwargs))
 
 

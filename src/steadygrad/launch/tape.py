@@ -21,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from steadygrad._check import unwrapped
 from steadygrad.launch.randomness import Generators, generators, same
+from steadygrad.probe.trace import users_line
 from steadygrad.probe.tree import Tree, map_tensors, tensors
 
 SMALL = 1 << 20  # elements of buffers that are noted before a module call, against power iterations
@@ -37,7 +38,7 @@ class Entry:
 
     `links` says, by id, which tensors among the arguments were made by earlier entries, `fresh`
     which were changed in place and have to be cloned; `after` are entries that changed the
-    arguments through a view. `lost` names a gradient whose origin the tape did not see.
+    arguments through a view; `line` is the script's file and line. `lost` names a gradient whose origin the tape did not see.
     """
 
     order: int
@@ -53,6 +54,7 @@ class Entry:
     after: list[Entry] = field(default_factory=list)
     changed: Tensor | None = None
     lost: str = ""
+    line: tuple[str, int] = ("", 0)
 
     def given(self) -> list[Tensor]:
         """Tensors among the arguments that may be replaced when the entry is run again."""
@@ -159,6 +161,7 @@ class Tape(TorchFunctionMode):
         self._count += 1
         given = map_tensors((args, kwargs), lambda t: t)  # a copy of the containers
         entry = Entry(self._count, run, module, given[0], given[1], self._generators(), _autocast())
+        entry.line = users_line()
         self._link(entry)
         if module is not None:
             entry.buffers = _small_buffers(module)

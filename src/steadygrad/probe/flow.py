@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -88,8 +89,9 @@ def flow(subject: Subject) -> Readings:
     if isinstance(found, str):
         return Readings(blind={"flow": found, "gain": found, "weight_gain": found})
     graph, weights = found
+    uses = Counter(id(one.weight) for one in weights)
     for one in weights:
-        one.row = _passage(subject, one)
+        one.row = _passage(subject, one) | {"uses": float(uses[id(one.weight)])}
     segments = _segments(subject, graph, weights)
     local = _renormalised_backward(subject, graph, segments, weights)
     units = _units(segments)
@@ -158,8 +160,8 @@ def _owner(subject: Subject, name: str, weight: Tensor, call: int) -> str:
     """Name of the module that used a weight; of several that share it, the one that was called."""
     module = subject.trace.calls[call].module if call >= 0 else None
     if module is not None and any(p is weight for p in module.parameters(recurse=False)):
-        return subject.trace.name_of(call)
-    owner = name.rpartition(".")[0] or subject.trace.name_of(call)
+        return subject.trace.name_of(call) or name
+    owner = name.rpartition(".")[0] or subject.trace.name_of(call) or name
     return owner.removesuffix(".parametrizations.weight")
 
 
@@ -372,6 +374,7 @@ def _unit_row(
         row[f"gain_{segment.role}"] += 0.0 if math.isnan(segment.gain) else segment.gain
     read = [segment.gain for segment in unit if not math.isnan(segment.gain)]
     row["gain"] = sum(read) if read else math.nan
+    row["uses"] = max((one.row["uses"] for s in unit for one in s.weights), default=0.0)
     row["joins"] = float(any(segment.joins for segment in unit))
     row |= _signal(op) if op else {}
     row["gsc"] = row["gain"] + entering - op.log_norm if op else math.nan
@@ -412,6 +415,7 @@ def _slopes(subject: Subject, segment: Segment) -> dict[str, float]:
     row = {"slope": 10.0 ** (2 * segment.gain), "pre_rms": before[0] if before else math.nan}
     if known is not None:
         row |= {"slope_nominal": known.slope, "eta": known.eta, "ideal": math.log10(known.forward)}
+        row["act_nlc"] = math.log10(known.nlc)
     return row
 
 
@@ -600,6 +604,11 @@ def _width(one: WeightOp) -> int:
     return int(one.op.shape[channel])
 
 
+def _freedom(one: WeightOp) -> int:
+    """Width n of a single draw's band: units of a layer; a kernel averages over its fan_in."""
+    return max(_width(one), _fan_in(one)) if "Convolution" in one.node.name() else _width(one)
+
+
 def _fan_in(one: WeightOp) -> int:
     """Weights that enter one unit: elements of the weight per output unit, whatever its layout."""
     if "Embedding" in one.node.name():
@@ -632,7 +641,7 @@ def _totals(
         "within_in": in_within,
         "within_out": within(out),
         "out_log_rms": log_out - 0.5 * math.log10(max(1, out.numel())),
-        "widths": [_width(one) for segment in segments for one in segment.weights[:1]][1:],
+        "widths": [_freedom(one) for segment in segments for one in segment.weights[:1]][1:],
         "trunk": len(graph.trunk),
         "weights": len(weights),
         **{role: _sum(s.gain for s in segments if s.role == role) for role in ROLES},
