@@ -70,7 +70,7 @@ def _unit(gain: float, slope: float, measured: float) -> Row:
     return {
         "gain": gain, "gain_weight": own, "gain_act": passed, "joins": 0.0, "log_rms": 0.0,
         "spread": 1.0, "slope": measured, "slope_nominal": slope, "pre_rms": 0.0, "eta": 1.0,
-        "ideal": 0.15,
+        "ideal": math.log10(2) / 2,
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from steadygrad.core.record import Record, Site
 from steadygrad.detectors.depth import trend_of
 from steadygrad.detectors.initialisation import evidence
 from steadygrad.detectors.words import layers
+
+BOUNDED = re.compile(r"Sigmoid|Tanh|Softmax|Softplus|Exp")  # zeros there are an underflow
 
 
 @detector(
@@ -68,7 +71,8 @@ def _first_dead(record: Record) -> int | None:
     zeros, before = record.read("op_zeros", "output"), record.read("op_zeros_before", "output")
     share, known = record.read("op_dead", "output"), record.read("op_nominal", "output")
     peers = np.nanmedian(share) if np.isfinite(share).sum() >= 3 else 1.0
-    dead = (zeros >= 0.999) & ~(before >= 0.5) & np.isfinite(known)
+    cut = np.array([not BOUNDED.search(site.kind) for site in sites], dtype=bool)
+    dead = (zeros >= 0.999) & ~(before >= 0.5) & np.isfinite(known) & cut
     dead |= (share >= 0.9) & (peers <= 0.5)
     places = (int(place) for place in np.flatnonzero(dead))
     return min(places, key=lambda place: sites[place].depth, default=None)
@@ -156,7 +160,8 @@ def _flat(record: Record, *, least: float = 1.0) -> list[int]:
     away = record.read("op_gain", "output") - record.read("op_nominal", "output")
     zeros = record.read("op_zeros", "output")
     found = []
-    for place in np.flatnonzero((away < -least) & ~(zeros >= 0.9)):
+    bounded = np.array([bool(BOUNDED.search(site.kind)) for site in sites], dtype=bool)
+    for place in np.flatnonzero((away < -least) & (bounded | ~(zeros >= 0.9))):
         peers = _peers(sites, away, int(place))
         unlike = len(peers) >= 2 and float(np.median(peers)) - away[place] >= least
         if unlike or _bias_of(record, feeder(record, int(place))) > 0.7:

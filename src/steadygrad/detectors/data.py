@@ -19,7 +19,12 @@ LARGE = ("G101", "G103", "G105", "G202", "G301", "G302", "G401", "G403", "G006")
 # --- Inputs ---------------------------------------------------------------------------------------
 
 
-@detector("G601", "unscaled-input", needs=("inputs",), explains=(*LARGE, "G602", "G102", "G104"))
+@detector(
+    "G601",
+    "unscaled-input",
+    needs=("inputs",),
+    explains=(*LARGE, "G602", "G102", "G104", "G106", "G201"),
+)
 def unscaled_input(
     record: Record, *, size: float = 50.0, consequence: float = 20.0, columns: float = 1e3
 ) -> Iterator[Finding]:
@@ -221,21 +226,31 @@ EXCEPTIONS = (
     ),
 )
 
+UNREACHED = (
+    r"element 0 of tensors does not require grad",
+    "nothing that requires a gradient leads to the loss: all parameters are frozen, or detach(), "
+    "no_grad, argmax, or .item() stands between them and it",
+    "loss",
+    "assert loss.requires_grad  # then look where `.requires_grad` turns False, from the model on",
+)
+
 
 def explain_exception(error: BaseException) -> Finding | None:
-    """Translate what torch raises over a label into a finding; None when it is no such thing."""
-    for pattern, says, where, patch in EXCEPTIONS:
+    """Translate what torch raises over a label or a loss without gradient; None for the rest."""
+    for row in (*EXCEPTIONS, UNREACHED):
+        pattern, says, where, patch = row
         match = re.search(pattern, str(error))
         if match:
+            unreached = row is UNREACHED
             return Finding(
                 Severity.broken,
                 says.format(*match.groups()),
                 (where,),
                 {"exception": f"{type(error).__name__}: {error}".splitlines()[0]},
-                try_next=(Advice("map-labels", patch),),
+                try_next=(Advice("follow-requires-grad" if unreached else "map-labels", patch),),
                 magnitude=4.0,
-                code="G603",
-                name="label-out-of-range",
+                code="G501" if unreached else "G603",
+                name="no-gradient" if unreached else "label-out-of-range",
             )
     return None
 

@@ -26,8 +26,8 @@ class Depth:
 
     `gain` is what the gradient's norm gains from a unit's output to its input, pooling left out.
     `odd` are the places that stand out; `body` those from which the trend is read; `joins` is 1
-    where another input joins, between which the gradient divides; `heavy` says that most weights are
-    twice as large as any activation needs.
+    where another input joins, between which the gradient divides; `heavy` says that most
+    weights are twice as large as any activation needs.
     """
 
     sites: list[Site]
@@ -106,9 +106,9 @@ class Depth:
 
 @functools.lru_cache(maxsize=1)
 def depth_of(record: Record) -> Depth | None:
-    """Read the depth profile; None when there is no unit."""
+    """Read the depth profile; None when there is no unit, or no weight on the way to train."""
     sites = record.sites_of("unit")
-    if not sites:
+    if not sites or not record.sites_of("weight"):
         return None
     roles = ("weight", "act", "norm", "block", "attn", "pool", "other")
     parts = {
@@ -141,8 +141,8 @@ def depth_of(record: Record) -> Depth | None:
 def _theory(record: Record, sites: Sequence[Site]) -> Array:
     """What theory makes of each unit with one weight op; NaN for blocks.
 
-    log10 sqrt(mean(W^2) fan_in E f'^2) without a norm (He 2015), log10 sqrt(E f'^2 / Var f) with one
-    (Yang 2019).
+    log10 sqrt(mean(W^2) fan_in E f'^2) without a norm (He 2015), with one log10 of
+    sqrt(E f'^2 / Var f) (Yang 2019).
     """
     weights = record.sites_of("weight")
     scale = dict(zip((w.name for w in weights), record.read("weight_gain", "weight"), strict=True))
@@ -200,7 +200,10 @@ def adaptive(record: Record) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class OddWeight:
-    """A weight op whose scale differs from that of its siblings, in decades."""
+    """A weight op whose scale differs from that of its siblings, in decades.
+
+    Without siblings (0) it differs from any init in use.
+    """
 
     site: Site
     place: int
@@ -242,7 +245,8 @@ def odd_weights(
             sane = expected != median and LOW <= gains[place] <= HIGH
             if np.isfinite(away) and abs(away) > distance and not sane:
                 site = sites[place]
-                one = OddWeight(site, place, away, expected, len(family), bool(normed[place] == 1))
+                siblings = len(family) - 1 if expected == median else 0
+                one = OddWeight(site, place, away, expected, siblings, bool(normed[place] == 1))
                 found.append(one)
     return sorted(found, key=lambda one: -abs(one.deviation))
 
@@ -268,7 +272,16 @@ def _of_kind(sites: Sequence[Site], kind: str) -> list[int]:
 
 
 Cause = Literal[
-    "residual", "time", "norm", "factor", "activation", "saturated", "dead", "unstable", "weight", "unknown"
+    "residual",
+    "time",
+    "norm",
+    "factor",
+    "activation",
+    "saturated",
+    "dead",
+    "unstable",
+    "weight",
+    "unknown",
 ]
 
 
@@ -304,7 +317,7 @@ def trend_of(
     learns slowly down to -5.5. At 7 decades float32 (1.2e-7) no longer holds the signal.
     """
     depth = depth_of(record)
-    if depth is None:
+    if depth is None or len(depth.sites) < 2:
         return None
     decades = depth.excess
     steps = explode if decades > 0 else vanish_adaptive if adaptive(record) else vanish

@@ -177,7 +177,7 @@ def _heavy_names(record: Record, *, least: float = 0.45) -> tuple[str, ...]:
 
 
 def _needed(depth: Depth, squared: float) -> float:
-    """mean(W^2) fan_in that the activation needs, 1 / E f^2; where unknown, He's, or what levels it."""
+    """1 / E f^2, what the activation needs; where unknown, He's 2 or what levels the trend."""
     if np.isfinite(depth.ideal).any():
         return float(10.0 ** (2 * np.nanmedian(depth.ideal)))
     return 2.0 if depth.heavy else float(squared * 10.0 ** (-2 * depth.trend))
@@ -237,10 +237,11 @@ def _odd_finding(one: OddWeight, impact: float) -> Finding:
         severity = Severity.broken
     absorbed = one.normed and abs(impact) < 0.5
     severity = Severity.note if absorbed else severity
+    others = f"its {one.siblings} siblings" if one.siblings else "any initialisation in use"
     after = "; the norm that follows cancels the scale, but not its effect on the step size"
     says = (
         f"{one.site.name or 'a weight'} was initialised {times(one.deviation)} "
-        f"{'smaller' if one.deviation < 0 else 'larger'} than its {one.siblings - 1} siblings: "
+        f"{'smaller' if one.deviation < 0 else 'larger'} than {others}: "
         f"mean(W^2) * fan_in = {10 ** (2 * (one.expected + one.deviation)):.3g}, "
         f"theirs {10 ** (2 * one.expected):.3g}{after if absorbed else ''}"
     )

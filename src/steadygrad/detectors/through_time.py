@@ -104,8 +104,8 @@ def _loop(record: Record, *, growing: bool) -> Iterator[Finding]:
     uses = float(np.nanmax(trend.depth.uses[trend.places]))
     word = "grows" if growing else "shrinks"
     says = (
-        f"the gradient {word} by {trend.decades:+.1f} decades over {uses:.0f} uses of the same weight "
-        f"in {layers(names)}"
+        f"the gradient {word} by {trend.decades:+.1f} decades over {uses:.0f} uses of the same "
+        f"weight in {layers(names)}"
     )
     severity = trend.severity if growing or trend.decades < -15 else Severity.note
     advice = Advice("orthogonal-recurrence", "nn.init.orthogonal_(recurrent_weight)")
@@ -119,7 +119,6 @@ def _loop(record: Record, *, growing: bool) -> Iterator[Finding]:
         try_next=(clip, advice) if growing else (advice,),
         magnitude=abs(trend.decades),
     )
-
 
 
 def _rows(record: Record) -> Iterator[tuple[Site, dict[str, float]]]:

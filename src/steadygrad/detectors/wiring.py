@@ -53,6 +53,9 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
     **References.** pytorch/pytorch #666, #38639 (lists of layers); huggingface/transformers #26334,
     #35826 (checkpointing and PEFT); Jang 2017 (Gumbel-softmax).
     """
+    if record.facts.get("script", {}).get("in_vain"):
+        yield _in_vain()
+        return
     facts = record.facts["wiring"]
     if not facts["parameters"]:
         return
@@ -176,6 +179,16 @@ def _idle(rows: Sequence[Row]) -> Iterator[Finding]:
 # --- Parameters that nobody steps --------------------------------------------------------------
 
 
+def _in_vain() -> Finding:
+    says = (
+        "backward() ran and gave no parameter a gradient: the loss was made anew "
+        "(torch.tensor(...), .item(), argmax) or detached before it"
+    )
+    patch = "assert loss.grad_fn is not None  # keep tensors, do not rebuild the loss from numbers"
+    advice = (Advice("keep-the-graph", patch),)
+    return Finding(Severity.broken, says, ("loss",), try_next=advice, magnitude=9.0)
+
+
 @detector("G502", "not-in-optimizer", needs=("wiring",), explains=("G402",))
 def not_in_optimizer(record: Record) -> Iterator[Finding]:
     """Parameters that get a gradient which no optimizer uses.
@@ -209,6 +222,8 @@ def not_in_optimizer(record: Record) -> Iterator[Finding]:
     missing = [
         row for row in facts["steps"] if row["held"] < row["total"] and row["name"] not in owners
     ]
+    if facts["has_optimizer"] and facts["steps"] and not any(r["held"] for r in facts["steps"]):
+        missing = list(facts["steps"])
     if not facts["has_optimizer"] or not missing:
         return
     held = sum(row["held"] for row in facts["steps"])

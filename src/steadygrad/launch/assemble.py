@@ -38,9 +38,14 @@ class Heard:
     closure: bool = False
 
 
+IN_VAIN = "backward() reached no parameter"
+
+
 def assemble(heard: Heard, optimizer: Optimizer, visible: Named) -> Captured:
     """Find the model and a loss that can be computed again; where it cannot, say why."""
     why = ""
+    if _in_vain(heard, optimizer):
+        return _without_loss(heard, optimizer, IN_VAIN)
     if heard.passes:
         terms = chosen(heard.passes)
         why = _lost(terms)
@@ -50,6 +55,18 @@ def assemble(heard: Heard, optimizer: Optimizer, visible: Named) -> Captured:
             if not why:
                 return _captured(heard, joined, optimizer, replayed)
     return _without_loss(heard, optimizer, why or _nothing_heard(heard))
+
+
+def _in_vain(heard: Heard, optimizer: Optimizer) -> bool:
+    """Whether backward() ran and reached no parameter of the optimizer or the last module."""
+    if not (heard.passes or heard.unseen):
+        return False
+    latest = heard.tape.latest
+    called = latest.module.parameters() if latest is not None and latest.module is not None else ()
+    stepped = (p for group in optimizer.param_groups for p in group["params"])
+    trained = {id(p): p for p in (*stepped, *called)}
+    touched = {leaf for terms in heard.passes for term in terms for leaf in term.reached}
+    return not (touched & trained.keys() or any(p.grad is not None for p in trained.values()))
 
 
 def chosen(passes: Sequence[Sequence[Term]]) -> list[Term]:
@@ -166,6 +183,7 @@ def _facts(heard: Heard, model: nn.Module, optimizer: Optimizer) -> dict[str, An
         "closure": heard.closure,
         "training": model.training,
         "trained_by_others": _others(heard, model, optimizer),
+        "in_vain": _in_vain(heard, optimizer),
     }
     if heard.scale is not None:
         script["loss_scale"] = heard.scale

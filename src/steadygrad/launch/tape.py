@@ -38,7 +38,8 @@ class Entry:
 
     `links` says, by id, which tensors among the arguments were made by earlier entries, `fresh`
     which were changed in place and have to be cloned; `after` are entries that changed the
-    arguments through a view; `line` is the script's file and line. `lost` names a gradient whose origin the tape did not see.
+    arguments through a view; `line` is the script's file and line. `lost` names a gradient
+    whose origin the tape did not see.
     """
 
     order: int

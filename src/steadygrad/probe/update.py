@@ -174,7 +174,7 @@ def _looked(subject: Subject, arm: Arm, budget: float) -> Readings:
 
 
 def _clock(subject: Subject) -> Callable[[], float]:
-    """Time of the process, so that a busy machine changes no verdict; on a device, time on the wall."""
+    """Time of the process, so that a busy machine changes no verdict; with a device, the wall's."""
     on_cpu = all(one.device.type == "cpu" for one in subject.model.parameters())
     return time.process_time if on_cpu else time.perf_counter
 

@@ -312,7 +312,7 @@ PATIENTS: tuple[Patient, ...] = (
     ),
     sick(
         "half-precision-without-headroom",
-        "G007",
+        "G007 G202",
         "wo wi",
         lambda: _half(95.0),
         lambda: _half(1.0),
