@@ -142,7 +142,7 @@ def test_a_bias_that_drowns_the_signal_is_strong_init(network: Network) -> None:
 
 @pytest.mark.parametrize(
     "excuse",
-    [{"normed": 1.0}, {"last": 1.0}, {"weight_spread": 0.9}],
+    [{"normed": 1.0}, {"head": 1.0}, {"weight_spread": 0.9}],
     ids=["a norm follows", "it is the head", "samples still differ"],
 )
 def test_a_large_bias_without_consequence_is_a_note(

@@ -211,6 +211,7 @@ class OddWeight:
     expected: float
     siblings: int
     normed: bool
+    head: bool
 
 
 def odd_weights(
@@ -225,7 +226,7 @@ def odd_weights(
     within 0.5 log10(depth)).
     """
     sites, gains = record.sites_of("weight"), record.read("weight_gain", "weight")
-    normed = record.read("normed", "weight")
+    normed, head = record.read("normed", "weight"), record.read("head", "weight")
     families: dict[str, list[int]] = {}
     for place, site in enumerate(sites):
         families.setdefault(f"{re.sub(r'[0-9]+', '#', site.name)} {site.kind}", []).append(place)
@@ -246,8 +247,8 @@ def odd_weights(
             if np.isfinite(away) and abs(away) > distance and not sane:
                 site = sites[place]
                 siblings = len(family) - 1 if expected == median else 0
-                one = OddWeight(site, place, away, expected, siblings, bool(normed[place] == 1))
-                found.append(one)
+                flags = bool(normed[place] == 1), bool(head[place] == 1)
+                found.append(OddWeight(site, place, away, expected, siblings, *flags))
     return sorted(found, key=lambda one: -abs(one.deviation))
 
 

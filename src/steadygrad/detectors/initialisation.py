@@ -40,7 +40,8 @@ def weak_init(record: Record) -> Iterator[Finding]:
     below 7 the signal drowns in the rounding of float32. PyTorch's default for nn.Linear and conv
     layers, Var(W) = 1 / (3 fan_in), keeps 0.41 per ReLU layer.
 
-    When it is wrong: Adam trains moderately deep networks in spite of it. Directly before a norm
+    When it is wrong: Adam trains moderately deep networks in spite of it. A last layer that starts
+    small is a custom, and a note. Directly before a norm
     layer the scale of weights cancels (only their effective learning rate changes): a note.
 
     What to try: multiply the weights by the printed factor, `nn.init.kaiming_normal_`, orthogonal
@@ -236,7 +237,10 @@ def _odd_finding(one: OddWeight, impact: float) -> Finding:
     if abs(impact) >= 2.5 and impact * one.deviation > 0:
         severity = Severity.broken
     absorbed = one.normed and abs(impact) < 0.5
-    severity = Severity.note if absorbed else severity
+    small_head = (
+        one.head and -3.0 < one.deviation < 0
+    )  # as many start it: Lillicrap 2016, section 7
+    severity = Severity.note if absorbed or small_head else severity
     others = f"its {one.siblings} siblings" if one.siblings else "any initialisation in use"
     after = "; the norm that follows cancels the scale, but not its effect on the step size"
     says = (
@@ -268,8 +272,15 @@ def _odd_biases(record: Record, *, least: float = 0.7, beyond: float = 1.0) -> I
     ratios = np.maximum(np.nan_to_num(record.read("bias_ratio", "weight"), nan=-3.0), -3.0)
     sizes = np.maximum(np.nan_to_num(record.read("bias_size", "weight"), nan=-3.0), -3.0)
     faint = _faint(record.read("weight_in", "weight"))
+    weak = {one.place for one in odd_weights(record) if one.deviation < 0}
     for place, site in enumerate(sites):
-        if len(sites) < 3 or faint[place] or _drives(record, place) or ratios[place] < least:
+        if (
+            len(sites) < 3
+            or faint[place]
+            or place in weak
+            or _drives(record, place)
+            or ratios[place] < least
+        ):
             continue
         if min(_above(ratios, place), _above(sizes, place)) < beyond:
             continue
@@ -333,9 +344,9 @@ def _drives(record: Record, place: int) -> bool:
 
 
 def _loses(record: Record, place: int) -> bool:
-    """Whether samples look more alike behind a weight op, with no norm and something behind it."""
+    """Whether samples look more alike behind a weight op that no norm follows and is no head."""
     into, out, normed, last = (
         record.read(metric, "weight")[place]
-        for metric in ("weight_in_spread", "weight_spread", "normed", "last")
+        for metric in ("weight_in_spread", "weight_spread", "normed", "head")
     )
     return bool(out < 0.3 * into and normed != 1 and last != 1)

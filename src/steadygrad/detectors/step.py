@@ -112,9 +112,10 @@ def _too_high(record: Record, facts: Facts, arms: Arms) -> Finding:
     arm, _ = arms.lower
     smaller = facts["lr"] / float(arm.partition("/")[2])
     sharp = record.facts.get("sharpness") or {}
+    clipped = record.facts.get("script", {}).get("clipped", False)  # the trial does not clip
     evidence = {**sharp, **_numbers(facts, arms)}
     return Finding(
-        Severity.note if arms.learned else Severity.risk,
+        Severity.note if arms.learned or clipped else Severity.risk,
         f"at lr {facts['lr']:g} the loss on one batch goes from {arms.losses['lr'][0]:.3g} to "
         f"{end:.3g} in {len(arms.losses['lr']) - 1} steps; at {smaller:g} to "
         f"{arms.losses[arm][-1]:.3g}, from the same state.",

@@ -57,19 +57,19 @@ def exploding_through_time(
 
 @detector("G107", "vanishing-through-time", needs=("time",), explains=("G102",))
 def vanishing_through_time(
-    record: Record, *, decades: float = 15.0, noted: float = 6.0
+    record: Record, *, decades: float = 24.0, noted: float = 6.0
 ) -> Iterator[Finding]:
     """A recurrent module whose gradient is gone before it reaches the first steps.
 
     **What it looks at.** The same slope as `exploding-through-time`, and where the loss looks: the
     gradient at each step of the recurrent output. Only when it looks at no more than a tenth of the
     steps (the last state, mostly) must the gradient travel through time. Then a fall by more than
-    `decades` = 15 is a risk, by more than `noted` = 6 a note. For modules in a loop the measured
+    `decades` = 24 is a risk, by more than `noted` = 6 a note. For modules in a loop the measured
     gradient is the loss's own, so that supervision at every step shows as a level one.
 
     Both limits are chosen by us. float32 resolves 7 decades: a part of the gradient 6 decades below
     another no longer changes the sum. PyTorch's defaults lose 0.19 (GRU), 0.2 (LSTM), 0.25 (RNN)
-    decades per step, so that 15 decades are about 75 steps: below that such networks are trained
+    decades per step, so that 24 decades are about 120 steps: below that such networks are trained
     every day and do well on what depends on the recent past; beyond, nearly all of the sequence is
     out of reach.
 
@@ -107,7 +107,7 @@ def _loop(record: Record, *, growing: bool) -> Iterator[Finding]:
         f"the gradient {word} by {trend.decades:+.1f} decades over {uses:.0f} uses of the same "
         f"weight in {layers(names)}"
     )
-    severity = trend.severity if growing or trend.decades < -15 else Severity.note
+    severity = trend.severity if growing or trend.decades < -24 else Severity.note
     advice = Advice("orthogonal-recurrence", "nn.init.orthogonal_(recurrent_weight)")
     clip = Advice("clip-norm", "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)")
     yield Finding(

@@ -36,6 +36,7 @@ class Heard:
     garbage: Garbage | None = None
     scale: float | None = None
     closure: bool = False
+    clipped: bool = False
 
 
 IN_VAIN = "backward() reached no parameter"
@@ -181,6 +182,7 @@ def _facts(heard: Heard, model: nn.Module, optimizer: Optimizer) -> dict[str, An
         "optimizer": type(optimizer).__name__,
         "backward_passes": len(heard.passes),
         "closure": heard.closure,
+        "clipped": heard.clipped,
         "training": model.training,
         "trained_by_others": _others(heard, model, optimizer),
         "in_vain": _in_vain(heard, optimizer),

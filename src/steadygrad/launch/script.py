@@ -142,6 +142,7 @@ def _listening(session: Session, module: types.ModuleType) -> Iterator[None]:
         stack.enter_context(_silent_in_threads())
         stack.enter_context(_backward_heard(session))
         stack.enter_context(_scaler_heard(session, module))
+        stack.enter_context(_clipping_heard(session))
         stack.enter_context(_optimizers_heard(session))
         hook = register_optimizer_step_pre_hook(_step_hook(session, module))
         stack.callback(hook.remove)
@@ -188,6 +189,26 @@ def _first_step(
         session.failure = error
     tape.refuse = session.refuse
     raise FirstStep
+
+
+@contextmanager
+def _clipping_heard(session: Session) -> Iterator[None]:
+    """Note whether gradients are clipped by norm, however the script imported that."""
+    home = torch.nn.utils.clip_grad
+    norm = getattr(home, "_get_total_norm", None)
+    if norm is None:  # before torch 2.6
+        yield
+        return
+
+    def heard(*args: Any, **kwargs: Any) -> Any:  # whatever torch's own returns
+        session.heard.clipped = True
+        return norm(*args, **kwargs)
+
+    home._get_total_norm = heard
+    try:
+        yield
+    finally:
+        home._get_total_norm = norm
 
 
 @contextmanager

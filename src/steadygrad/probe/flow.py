@@ -90,8 +90,10 @@ def flow(subject: Subject) -> Readings:
         return Readings(blind={"flow": found, "gain": found, "weight_gain": found})
     graph, weights = found
     uses = Counter(id(one.weight) for one in weights)
+    heads = _heads(subject, graph, weights)
     for one in weights:
         one.row = _passage(subject, one) | {"uses": float(uses[id(one.weight)])}
+        one.row["head"] = float(one.node in heads)
     segments = _segments(subject, graph, weights)
     local = _renormalised_backward(subject, graph, segments, weights)
     units = _units(segments)
@@ -163,6 +165,26 @@ def _owner(subject: Subject, name: str, weight: Tensor, call: int) -> str:
         return subject.trace.name_of(call) or name
     owner = name.rpartition(".")[0] or subject.trace.name_of(call) or name
     return owner.removesuffix(".parametrizations.weight")
+
+
+def _heads(subject: Subject, graph: Graph, weights: Sequence[WeightOp]) -> set[Node]:
+    """Weight ops between which and the output of their network no other stands.
+
+    An actor's last layer is a head too, although a critic, a network called by itself, follows.
+    """
+    network = {one.node: subject.trace.ancestry(one.call)[:1] for one in weights}
+    above: dict[Node, frozenset[int]] = {}
+    heads = set()
+    for node in graph.order:
+        mine = above.get(node, frozenset())
+        if node in network:
+            own = frozenset(network[node] or [-1])
+            if not own & mine:
+                heads.add(node)
+            mine |= own
+        for _, child in graph.children[node]:
+            above[child] = above.get(child, frozenset()) | mine
+    return heads
 
 
 def _op_of(subject: Subject, graph: Graph, node: Node) -> Op | None:

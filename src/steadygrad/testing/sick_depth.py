@@ -124,7 +124,7 @@ def he_30() -> Case:
 
 def _one_layer(factor: float) -> Case:
     model = nets.scaled(chain(weight=nets.he), "layers.24.weight", factor)
-    return on_digits(model, step=sgd(0.02))
+    return on_digits(model, step=sgd(0.05))
 
 
 def _vgg(weight: nets.Fill | None) -> Case:
