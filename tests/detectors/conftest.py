@@ -83,7 +83,7 @@ def _output(passed: float, slope: float) -> Row:
 
 def _weight(scale: float, width: int) -> Row:
     return {
-        "weight_gain": scale, "normed": 0.0, "last": 0.0, "width": float(width), "weight_in": 0.0,
+        "weight_gain": scale, "normed": 0.0, "head": 0.0, "width": float(width), "weight_in": 0.0,
         "weight_in_spread": 1.0, "weight_spread": 1.0, "bias_ratio": -2.0, "bias_size": -2.0,
         "feeds_zeros": 0.5, "feeds_dead": 0.0, "feeds_passes": 0.0,
     }  # fmt: skip

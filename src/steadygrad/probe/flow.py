@@ -601,7 +601,6 @@ def _what_follows(
     read = [value for value in flat if not math.isnan(value)]
     return {
         "normed": float(any(NORM.search(node.name()) for node in after)),
-        "last": float(not any(node in ops for node in after)),
         "feeds_zeros": max(zeros, default=0.0),
         "feeds_dead": max((d for d in dead if not math.isnan(d)), default=0.0),
         "feeds_passes": min(read, default=0.0),
