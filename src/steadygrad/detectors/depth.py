@@ -313,7 +313,7 @@ def trend_of(
     """Read the trend over the depth; None when it stays below the first of the thresholds.
 
     Thresholds are decades for a note, a risk, and broken, beyond the single-draw band. Measured on
-    plain networks of depth 4 to 20 on handwritten digits (`bench/thresholds.py`): SGD with momentum
+    plain networks of depth 4 to 20 on handwritten digits: SGD with momentum
     learns at -3.0 decades and is stuck at -3.5; Adam, which divides each gradient by its size,
     learns slowly down to -5.5. At 7 decades float32 (1.2e-7) no longer holds the signal.
     """
