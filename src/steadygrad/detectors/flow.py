@@ -183,8 +183,8 @@ def collapsed_signal(record: Record) -> Iterator[Finding]:
 
     What it looks at: how different neighbouring samples are, |h[1:] - h[:-1]| / (sqrt(2) |h|), at
     the output against the input. A thousandth left is a risk under plain gradient descent, 10**-4.5
-    under optimizers that normalise the gradient: measured on plain networks of growing depth
-   , the loss there stays at that of a constant predictor.
+    under optimizers that normalise the gradient: measured on plain networks of growing depth,
+    the loss there stays at that of a constant predictor.
 
     Why it matters: what a network cannot tell apart it cannot learn to separate.
 
