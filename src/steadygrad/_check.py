@@ -116,7 +116,9 @@ def _look(model: nn.Module, setup: Setup, probes: bool) -> tuple[list[Readings],
     roots = [t for t in (subject.loss_value, *subject.outputs[:1]) if t is not None]
     zero = zero_by_design(model, roots)
     with opened(zero):
-        seen = flow(trace(model, setup, rng) if zero else subject)
+        shown = trace(model, setup, rng) if zero else subject
+        shown.opened = frozenset(id(one) for one in zero.values())
+        seen = flow(shown)
     seen.facts["zero_by_design"] = sorted(zero)
     chosen = (*PROBES, *OPTIONAL) if probes else PROBES
     return [seen, *(probe(subject) for probe in chosen)], step

@@ -114,7 +114,11 @@ def depth_of(record: Record) -> Depth | None:
     parts = {
         role: np.nan_to_num(record.read(f"gain_{role}", "unit"), neginf=-np.inf) for role in roles
     }
+    # a branch that starts at zero adds nothing: what it adds when opened is no growth
+    shut = record.read("opened", "unit") == 1
+    parts = {role: np.where(shut, np.minimum(part, 0.0), part) for role, part in parts.items()}
     gain = record.read("gain", "unit") - np.where(np.isfinite(parts["pool"]), parts["pool"], 0.0)
+    gain = np.where(shut, np.minimum(gain, 0.0), gain)
     body = _body(sites, gain)
     return Depth(
         sites,

@@ -143,6 +143,8 @@ def exploding_signal(record: Record, *, risk: float = 3.0) -> Iterator[Finding]:
     depth = depth_of(record)
     if depth is None or not math.isfinite(size) or size < risk - 1:
         return
+    if record.facts["flow"].get("opened"):  # this output is not the network's own
+        return
     grown = size - float(np.nanmin(depth.log_rms, initial=size))
     if grown < 1.0:
         return

@@ -269,8 +269,8 @@ def _odd_biases(record: Record, *, least: float = 0.7, beyond: float = 1.0) -> I
     arrives in the first place, that is the finding.
     """
     sites = record.sites_of("weight")
-    ratios = np.maximum(np.nan_to_num(record.read("bias_ratio", "weight"), nan=-3.0), -3.0)
-    sizes = np.maximum(np.nan_to_num(record.read("bias_size", "weight"), nan=-3.0), -3.0)
+    ratios = _floored(record.read("bias_ratio", "weight"))
+    sizes = _floored(record.read("bias_size", "weight"))
     faint = _faint(record.read("weight_in", "weight"))
     weak = {one.place for one in odd_weights(record) if one.deviation < 0}
     for place, site in enumerate(sites):
@@ -279,7 +279,7 @@ def _odd_biases(record: Record, *, least: float = 0.7, beyond: float = 1.0) -> I
             or faint[place]
             or place in weak
             or _drives(record, place)
-            or ratios[place] < least
+            or not ratios[place] >= least
         ):
             continue
         if min(_above(ratios, place), _above(sizes, place)) < beyond:
@@ -311,7 +311,7 @@ def _faint(entering: np.ndarray, *, least: float = 2.0) -> np.ndarray:
 def _odd_shifts(record: Record, *, least: float = 0.7, beyond: float = 1.0) -> Iterator[Finding]:
     """Shifts of norms that drown the normalised signal, unlike those of other norms: notes."""
     sites = record.sites_of("norm")
-    ratios = np.maximum(np.nan_to_num(record.read("norm_shift", "norm"), nan=-3.0), -3.0)
+    ratios = _floored(record.read("norm_shift", "norm"))
     for place, site in enumerate(sites):
         if len(sites) < 3 or ratios[place] < least or _above(ratios, place) < beyond:
             continue
@@ -329,9 +329,19 @@ def _odd_shifts(record: Record, *, least: float = 0.7, beyond: float = 1.0) -> I
         )
 
 
-def _above(values: np.ndarray, place: int) -> float:
-    """Distance of one value above the median of the others."""
-    return float(values[place] - np.median(np.delete(values, place)))
+def _above(values: np.ndarray, place: int, *, alone: float = -0.3) -> float:
+    """Distance of one value above the median of the others that were read.
+
+    Where fewer than two were, above `alone`: log10 of the default's median |b| sqrt(fan_in), 1/2.
+    """
+    others = np.delete(values, place)
+    others = others[~np.isnan(others)]
+    return float(values[place] - (np.median(others) if len(others) >= 2 else alone))
+
+
+def _floored(values: np.ndarray, *, least: float = -3.0) -> np.ndarray:
+    """Readings with a floor (a bias of zero reads -inf); what was not read stays NaN."""
+    return np.where(np.isnan(values), np.nan, np.maximum(values, least))
 
 
 def _drives(record: Record, place: int) -> bool:

@@ -58,6 +58,7 @@ class Segment:
     call: int
     name: str
     joins: bool = False
+    opened: bool = False
     gain: float = math.nan
     weights: list[WeightOp] = field(default_factory=list)
 
@@ -211,7 +212,16 @@ def _segments(subject: Subject, graph: Graph, weights: Sequence[WeightOp]) -> li
         inside = [by_node[n] for n in (node, *between) if n in by_node]
         segments.append(_segment(subject, node, between, inside))
         segments[-1].joins = any(n not in graph.main for n in between)
+        segments[-1].opened = _opens(subject, graph, (node, *between))
     return segments
+
+
+def _opens(subject: Subject, graph: Graph, nodes: Sequence[Node]) -> bool:
+    """Whether a parameter enters here that is zero but for this pass."""
+    if not subject.opened:
+        return False
+    inside = set(graph.children)
+    return any(id(p) in subject.opened for node in nodes for p in leaves(node, inside))
 
 
 def _segment(subject: Subject, node: Node, others: list[Node], weights: list[WeightOp]) -> Segment:
@@ -397,6 +407,7 @@ def _unit_row(
     read = [segment.gain for segment in unit if not math.isnan(segment.gain)]
     row["gain"] = sum(read) if read else math.nan
     row["uses"] = max((one.row["uses"] for s in unit for one in s.weights), default=0.0)
+    row["opened"] = float(any(segment.opened for segment in unit))
     row["joins"] = float(any(segment.joins for segment in unit))
     row |= _signal(op) if op else {}
     row["gsc"] = row["gain"] + entering - op.log_norm if op else math.nan
@@ -663,6 +674,7 @@ def _totals(
         "within_out": within(out),
         "out_log_rms": log_out - 0.5 * math.log10(max(1, out.numel())),
         "widths": [_freedom(one) for segment in segments for one in segment.weights[:1]][1:],
+        "opened": sum(segment.opened for segment in segments),
         "trunk": len(graph.trunk),
         "weights": len(weights),
         **{role: _sum(s.gain for s in segments if s.role == role) for role in ROLES},

@@ -46,7 +46,8 @@ class Subject:
     of the model with a graph, the most important first; `loss_value` is the traced loss.
     `optimizer` is the user's, re-made on the parameters of `model`. `rng` are the states of the
     random generators before the forward pass. `pulled` says that a random cotangent at the output
-    has reached the inputs finite and non-zero, so that nobody needs to try that again.
+    has reached the inputs finite and non-zero, so that nobody needs to try that again. `opened`
+    are the ids of zero-by-design parameters that stand open in this pass.
     """
 
     model: nn.Module
@@ -59,6 +60,7 @@ class Subject:
     rng: list[Tensor]
     seed: int = 0
     pulled: bool = False
+    opened: frozenset[int] = frozenset()
     _norms: dict[int, float] = field(default_factory=dict)
 
     def again(self, model: nn.Module | None = None) -> Tree:

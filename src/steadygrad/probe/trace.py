@@ -318,6 +318,8 @@ def log10_norm(tensor: Tensor) -> float:
     """log10 of the L2 norm, also beyond its dtype's range: -inf for all zero, inf for broken."""
     if tensor.numel() == 0:
         return -math.inf
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
     norm = float(torch.linalg.vector_norm(tensor, dtype=_wide(tensor.dtype)))
     if 1e-15 < norm < 1e15:
         return math.log10(norm)
