@@ -79,8 +79,8 @@ def run(each: int = EACH, offset: int = 0) -> None:
             f"{each} injections per fault and network, seeds from {offset}; suspects are the "
             "places of the findings, then of the folded ones, in order. A hit is the layer, one "
             "that shares its weight, the activation right behind it, or the innermost block "
-            "around it. Exact: the layer itself. Control: how often the same first suspect would have "
-            "hit another layer of the network, had the fault been there.",
+            "around it. Exact: the layer itself. Control: how often the same first suspect would "
+            "have hit another layer of the network, had the fault been there.",
             "## Known networks (asked: 140 first, 148 in the first three, of 150)\n\n"
             + _score(known),
             "## Other libraries, whose misses were studied\n\n" + _score(seen),
