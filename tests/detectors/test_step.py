@@ -40,10 +40,12 @@ FALLS, STAYS = [2.3, 2.0, 1.5, 1.0], [2.3, 9.0, 2.3, 2.3]
 def found(
     losses: dict[str, list[float]] | None = None,
     sharpness: dict[str, float] | None = None,
+    entropy: float | None = None,
     **changes: Any,
 ) -> list[Finding]:
     trial = {"steps": 3, "losses": losses or {"lr": FALLS}}
     facts = {"update": {**UPDATE, **changes}, "trial": trial, "sharpness": sharpness}
+    facts["losses"] = [{"labels_entropy": entropy}]
     return [one for detector in ALL for one in detector.run(record_of([], facts))]
 
 
@@ -69,6 +71,13 @@ def test_where_no_lower_lr_falls_the_lr_is_not_blamed() -> None:
 
 def test_an_lr_that_does_as_well_as_a_lower_one_is_not_blamed() -> None:
     assert codes({"lr": [2.3, 9.0, 1.3, 1.2], "lr/10": FALLS, "lr/100": FALLS}) == []
+
+
+def test_a_loss_that_ends_at_a_constant_prediction_has_learned_nothing() -> None:
+    arms = {"lr": [2.6, 2.1, 2.0, 2.0], "lr/10": [2.6, 1.0, 0.5, 0.2]}
+    assert codes(arms) == []
+    assert codes(arms, entropy=2.05) == ["G401"]
+    assert codes({**arms, "lr/10": [2.6, 2.2, 2.1, 2.05]}, entropy=2.05) == []
 
 
 def test_a_batch_learned_by_heart_that_leaps_is_a_note() -> None:

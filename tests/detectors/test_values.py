@@ -8,7 +8,7 @@ from steadygrad.core.finding import Finding, Severity
 from steadygrad.core.record import record_of
 from steadygrad.detectors.values import cloned_init, symmetric_init, uninitialised_memory
 
-NOTHING: dict[str, list[Any]] = {"stuck": [], "garbage": [], "broken": []}
+NOTHING: dict[str, list[Any]] = {"stuck": [], "copies": [], "garbage": []}
 
 
 def memory(builds: dict[str, list[str]] | None = None, **changes: list[str]) -> list[Finding]:
@@ -55,3 +55,16 @@ def test_clones_are_a_note() -> None:
     (found,) = cloned_init.run(record_of([], {"clones": [["a.weight", "b.weight"]]}))
     assert found.severity is Severity.note
     assert found.where == ("a", "b")
+
+
+def test_copies_that_part_are_a_risk_while_the_loss_stands() -> None:
+    copies = {"values": {**NOTHING, "copies": ["a.weight", "b.weight"], "matrices": 3}}
+    (found,) = symmetric_init.run(record_of([], {**copies, "trial": _trial(2.30, 2.29)}))
+    assert found.severity is Severity.risk
+    assert found.where == ("a", "b")
+    assert not symmetric_init.run(record_of([], {**copies, "trial": _trial(2.30, 1.20)}))
+    assert not symmetric_init.run(record_of([], copies))
+
+
+def _trial(first: float, last: float) -> dict[str, Any]:
+    return {"steps": 20, "losses": {"lr": [first, *[last] * 20]}}

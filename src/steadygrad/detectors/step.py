@@ -68,7 +68,8 @@ def lr_too_high(record: Record) -> Iterator[Finding]:
 
     **What it looks at.** A trial on copies: up to 20 of your optimizer's steps on one batch under
     the same random numbers, at your lr and, when that fails, at lr/10 and lr/100. Failing means:
-    the loss ends broken or above its start by 1 %; or it has fallen by less than 15 % although the
+    the loss ends broken or above its start by 1 %; or it has fallen by less than 15 %, or to no
+    less than 90 % of what the best constant prediction of the batch's labels costs, although the
     first step changed the output by more than its own size, or the loss was at three times its
     start. What fails gets 60 steps (a leap may end in a flatter place: a catapult). It is the lr
     only if a smaller one falls by at least 1 %, by 5 % of the start more, and yours, with three
@@ -95,16 +96,31 @@ def lr_too_high(record: Record) -> Iterator[Finding]:
     scaling, warm-up).
     """
     facts, arms = record.facts["update"], Arms(record.facts["trial"]["losses"])
-    if _lr_fails(arms) and not _wants_warmup(facts, arms):
+    if _lr_fails(record, arms) and not _wants_warmup(facts, arms):
         yield _too_high(record, facts, arms)
-    elif not _lr_fails(arms):
+    elif not _lr_fails(record, arms):
         yield from _above_the_edge(record, arms)
 
 
-def _lr_fails(arms: Arms, *, least: float = 0.01, better: float = 0.05) -> bool:
+def _lr_fails(record: Record, arms: Arms, *, least: float = 0.01, better: float = 0.05) -> bool:
     mine, (_, lower) = arms.fall("lr"), arms.lower
-    stands = mine < max(0.15, 0.5 * lower)
+    late = _stood_at_first(record) or _learns_nothing(record, arms)
+    stands = mine < 0.15 or (late and mine < 0.5 * lower)
     return stands and lower >= least and lower > mine + better
+
+
+def _stood_at_first(record: Record) -> bool:
+    """Whether the loss had not fallen by 15 % when the arms at smaller lr ended."""
+    losses: list[float] = record.facts["trial"]["losses"]["lr"]
+    then = losses[min(record.facts["trial"]["steps"], len(losses) - 1)]
+    return not losses[0] - then >= 0.15 * abs(losses[0])
+
+
+def _learns_nothing(record: Record, arms: Arms, *, least: float = 0.1) -> bool:
+    """Whether the loss ends where a constant prediction of the batch's labels puts it."""
+    entropies = [one.get("labels_entropy") for one in record.facts.get("losses") or []]
+    entropy: float = entropies[0] or 0.0 if len(entropies) == 1 else 0.0
+    return entropy > 0 and arms.losses["lr"][-1] > (1 - least) * entropy
 
 
 def _too_high(record: Record, facts: Facts, arms: Arms) -> Finding:
@@ -174,7 +190,7 @@ def missing_warmup(record: Record) -> Iterator[Finding]:
     pre-norm.
     """
     facts, arms = record.facts["update"], Arms(record.facts["trial"]["losses"])
-    if not (_lr_fails(arms) and _wants_warmup(facts, arms)):
+    if not (_lr_fails(record, arms) and _wants_warmup(facts, arms)):
         return
     arm, _ = arms.lower
     yield Finding(

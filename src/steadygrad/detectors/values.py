@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 from steadygrad.core.finding import Advice, Finding, Severity, detector
 from steadygrad.core.record import Record
+from steadygrad.detectors.step import Arms
+
+SYMMETRIC = ("G102", "G104", "G105", "G301", "G401", "G403")
 
 
-@detector("G203", "symmetric-init", needs=("values",), explains=("G102", "G104", "G105", "G301"))
+@detector("G203", "symmetric-init", needs=("values",), explains=SYMMETRIC)
 def symmetric_init(record: Record) -> Iterator[Finding]:
     """Units that start equal and stay equal, or weights that start at zero and stay there.
 
@@ -16,7 +19,9 @@ def symmetric_init(record: Record) -> Iterator[Finding]:
     are equal too. A copy of the model then takes three gradient steps of 3 % of each weight's size,
     since a zero gate before a zero branch before a zero head heals one by one. What is still equal
     then, to 1e-4, and changes the outcome when it is filled with noise, is broken. There is no
-    threshold on the values: the mechanism is tried. (Three steps and 3 % are chosen by us.)
+    threshold on the values: the mechanism is tried. (Three steps and 3 % are chosen by us.) Where
+    half of the matrices start as copies of one random row, the gradients do part them, yet each
+    layer passes one number on: a risk when the loss also stands in the trial of your optimizer.
 
     **Why it matters.** A layer of equal units is one unit, however wide it is; a zero layer behind
     a zero layer passes neither signal nor gradient. No number of steps parts them.
@@ -33,6 +38,7 @@ def symmetric_init(record: Record) -> Iterator[Finding]:
     """
     stuck = record.facts["values"]["stuck"]
     if not stuck:
+        yield from _slow_to_part(record)
         return
     names = tuple(dict.fromkeys(row["name"].rpartition(".")[0] for row in stuck))
     zero = all(row["zero"] for row in stuck)
@@ -50,6 +56,27 @@ def symmetric_init(record: Record) -> Iterator[Finding]:
         try_next=(Advice("draw-weights", f"nn.init.kaiming_normal_(model.{stuck[0]['name']})"),),
         magnitude=8.0,
     )
+
+
+def _slow_to_part(record: Record) -> Iterator[Finding]:
+    """Copies of one row that steps part too slowly for the loss to fall."""
+    facts, trial = record.facts["values"], record.facts.get("trial")
+    copies = facts["copies"]
+    if len(copies) < 2 or 2 * len(copies) < facts["matrices"] or not trial:
+        return
+    arms = Arms(trial["losses"])
+    if arms.fall("lr") < 0.15:
+        losses = arms.losses["lr"]
+        yield Finding(
+            Severity.risk,
+            f"all units of {copies[0].rpartition('.')[0]} start as copies of one, so that each "
+            f"such layer passes one number on; over {len(losses) - 1} steps the loss goes from "
+            f"{losses[0]:.3g} to {losses[-1]:.3g}.",
+            tuple(name.rpartition(".")[0] for name in copies),
+            {"weights": len(copies), "first": copies[0], "kind": "equal"},
+            try_next=(Advice("draw-weights", f"nn.init.kaiming_normal_(model.{copies[0]})"),),
+            magnitude=8.0,
+        )
 
 
 @detector(

@@ -201,6 +201,7 @@ def _fact(trace: Trace, heard: Heard, node: Node | None) -> dict[str, Any]:
         "target": _numbers(target) if isinstance(target, Tensor) else {},
         "end": _end(trace, heard, node),
         "constant_loss": None,
+        "labels_entropy": None,
     }
     if heard.name in CLASSES:
         fact |= _classes(heard, given, target)
@@ -329,12 +330,20 @@ def _effective(arguments: Mapping[str, Any], target: Tensor, classes: int) -> di
     """Labels that count: neither ignored nor of weight zero."""
     counted = target != arguments.get("ignore_index", -100)
     weight = arguments.get("weight")
-    found = {"labels": target.numel(), "ignored": int((~counted).sum())}
+    found: dict[str, Any] = {"labels": target.numel(), "ignored": int((~counted).sum())}
     if isinstance(weight, Tensor):
         heavy = weight.detach()[target.clamp(0, classes - 1)] != 0
         found["weightless"] = int((counted & ~heavy).sum())
         counted = counted & heavy
+    elif not arguments.get("label_smoothing"):
+        found["labels_entropy"] = _entropy(target[counted])
     return found | {"effective": int(counted.sum())}
+
+
+def _entropy(labels: Tensor) -> float:
+    """What the best constant prediction of these labels costs, in nats per label."""
+    counts = labels.flatten().unique(return_counts=True)[1].double()
+    return float(torch.special.entr(counts / counts.sum()).sum())
 
 
 def _binary(heard: Heard, given: Tensor, target: Tensor) -> dict[str, Any]:

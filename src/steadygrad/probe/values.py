@@ -23,10 +23,17 @@ STEPS = 3  # a zero gate before a zero branch before a zero head heals one by on
 
 
 def values(subject: Subject) -> Readings:
-    """Read the facts `values` (stuck, garbage) and `clones`."""
+    """Read the facts `values` (stuck, copies, garbage) and `clones`."""
     named = {name: one for name, one in subject.model.named_parameters() if one.numel()}
+    suspects = {
+        name: unit_axis(subject.model.get_submodule(name.rpartition(".")[0]))
+        for name, one in named.items()
+        if one.requires_grad and is_signal(one) and _suspect(subject.model, name, one)
+    }
     facts = {
-        "stuck": _stuck(subject, named),
+        "stuck": _stuck(subject, named, suspects),
+        "copies": [name for name in suspects if named[name].detach().any()],
+        "matrices": sum(one.dim() >= 2 and one.requires_grad for one in named.values()),
         "garbage": garbage(named, subject.log_norm),
     }
     return Readings(facts={"values": facts, "clones": _clones(named)})
@@ -61,14 +68,10 @@ def _differ(one: Tensor, other: Tensor, tolerance: float) -> bool:
     return float((one - other).abs().max()) > 2 * tolerance * peak
 
 
-def _stuck(subject: Subject, named: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
-    """Weights whose units are equal, get equal gradients, and are equal after some steps too."""
-    model = subject.model
-    suspects = {
-        name: unit_axis(model.get_submodule(name.rpartition(".")[0]))
-        for name, one in named.items()
-        if one.requires_grad and is_signal(one) and _suspect(model, name, one)
-    }
+def _stuck(
+    subject: Subject, named: dict[str, nn.Parameter], suspects: dict[str, int | None]
+) -> list[dict[str, Any]]:
+    """Suspects whose units get equal gradients, and are equal after some steps too."""
     suspects = _not_parted(subject, suspects)
     if not suspects:
         return []
