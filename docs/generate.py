@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from steadygrad.core.finding import Detector
-from steadygrad.detectors import DETECTORS
+from steadygrad.detectors import EVERY
 
 FINDINGS = Path(__file__).parent / "findings"
 
@@ -23,7 +23,7 @@ def main() -> None:
     """Replace all pages, so that none outlives its detector."""
     shutil.rmtree(FINDINGS, ignore_errors=True)
     FINDINGS.mkdir()
-    ordered = sorted(DETECTORS, key=lambda one: one.code)
+    ordered = sorted(EVERY, key=lambda one: one.code)
     (FINDINGS / "index.md").write_text(HEAD + "".join(map(row, ordered)), encoding="utf-8")
     for one in ordered:
         (FINDINGS / f"{one.code}.md").write_text(page(one), encoding="utf-8")
@@ -47,7 +47,7 @@ def page(detector: Detector) -> str:
 
 def link(code: str) -> str:
     """A link to another finding's page, where there is one."""
-    known = any(one.code == code for one in DETECTORS)
+    known = any(one.code == code for one in EVERY)
     return f"[{code}]({code}.md)" if known else code
 
 

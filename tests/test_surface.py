@@ -11,7 +11,7 @@ import pytest
 
 import steadygrad
 from steadygrad.core.finding import Detector
-from steadygrad.detectors import DETECTORS
+from steadygrad.detectors import EVERY
 
 FAMILIES = "0123456"  # numbers, flow, initialization, activations, step, wiring, data and loss
 
@@ -52,16 +52,16 @@ def test_importing_does_not_import_torch(module: str) -> None:
 
 
 def test_there_are_detectors() -> None:
-    assert DETECTORS
+    assert EVERY
 
 
 @pytest.mark.parametrize("field", ["code", "name"])
 def test_no_two_detectors_share(field: str) -> None:
-    values = [getattr(one, field) for one in DETECTORS]
+    values = [getattr(one, field) for one in EVERY]
     assert len(values) == len(set(values)), values
 
 
-@pytest.mark.parametrize("detector", DETECTORS, ids=lambda one: one.code)
+@pytest.mark.parametrize("detector", EVERY, ids=lambda one: one.code)
 def test_a_detector_is_named_and_has_a_page(detector: Detector) -> None:
     letter, family, *number = detector.code
     assert (letter, len(number)) == ("G", 2)

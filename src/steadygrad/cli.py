@@ -149,18 +149,18 @@ def explain(
     ] = None,
 ) -> None:
     """Explain a finding: what it looks at, why it matters, when it is wrong, what to try."""
-    from steadygrad.detectors import DETECTORS
+    from steadygrad.detectors import EVERY
 
     if code is None:
-        for one in DETECTORS:
+        for one in EVERY:
             typer.echo(f"{one.code}  {one.name}")
         return
     wanted = code.strip().lower()
-    for one in DETECTORS:
+    for one in EVERY:
         if wanted in (one.code.lower(), one.name):
             _print_page(f"# {one.code} {one.name}\n\n{one.page}")
             return
-    known = [text for one in DETECTORS for text in (one.code, one.name)]
+    known = [text for one in EVERY for text in (one.code, one.name)]
     raise typer.Exit(_say(f"expected a finding's code or name, got {code}{_near(code, known)}"))
 
 

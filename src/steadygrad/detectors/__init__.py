@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steadygrad.core.finding import Detector
 from steadygrad.detectors.activations import dead_relu, saturated_activation, unnormalised_depth
+from steadygrad.detectors.clipping import constant_clip, useless_clip
 from steadygrad.detectors.data import (
     empty_supervision,
     exploding_head,
@@ -80,3 +81,8 @@ DETECTORS: tuple[Detector, ...] = (
     lr_too_low,
     cloned_init,
 )
+
+CLIPPING: tuple[Detector, ...] = (useless_clip, constant_clip)
+"""What is seen of a run that is guarded."""
+
+EVERY = (*DETECTORS, *CLIPPING)

@@ -1,0 +1,26 @@
+"""What a policy's settings must be, with one sentence for what they are not."""
+
+from __future__ import annotations
+
+import math
+
+
+def positive(name: str, value: float) -> None:
+    """Refuse a number that is not finite and above zero."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(
+            f"{name} must be a finite number above 0, got {value}: "
+            "leave the policy out to let gradients through"
+        )
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside [low, high]."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value}")
+
+
+def at_least(name: str, value: float, low: float) -> None:
+    """Refuse a number below a limit, or NaN."""
+    if not value >= low:
+        raise ValueError(f"{name} must be at least {low:g}, got {value}")
