@@ -22,3 +22,11 @@ def is_dtensor(tensor: Tensor) -> TypeGuard[Any]:  # DTensor itself is not impor
 def placements(tensor: Tensor) -> list[Any]:
     """The placements of a DTensor, in the order of its mesh's axes; of others, none."""
     return list(tensor.placements) if is_dtensor(tensor) else []
+
+
+def to_local(tensor: Tensor) -> Tensor:
+    """The part of a DTensor that lies on this rank; any other tensor itself."""
+    if not is_dtensor(tensor):
+        return tensor
+    part: Tensor = tensor.to_local()
+    return part

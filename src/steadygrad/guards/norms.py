@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from steadygrad.guards.dtensor import is_dtensor, placements
+from steadygrad.guards.dtensor import is_dtensor, placements, to_local
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -102,11 +102,11 @@ def local(grad: Tensor) -> Tensor:
 
     The values of a sparse gradient must have been coalesced.
     """
-    part: Tensor = grad.to_local() if is_dtensor(grad) else grad
-    # the public values() refuses gradients that are not coalesced
-    if part.layout is torch.sparse_coo:
-        part = part._values()
-    return part
+    part = to_local(grad)
+    if part.layout is not torch.sparse_coo:
+        return part
+    values: Tensor = part._values()  # the public values() refuses what is not coalesced
+    return values
 
 
 def settled(grad: Tensor) -> Tensor:
