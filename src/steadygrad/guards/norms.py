@@ -103,10 +103,8 @@ def local(grad: Tensor) -> Tensor:
     The values of a sparse gradient must have been coalesced.
     """
     part = to_local(grad)
-    if part.layout is not torch.sparse_coo:
-        return part
-    values: Tensor = part._values()  # the public values() refuses what is not coalesced
-    return values
+    # the public values() refuses what is not coalesced
+    return part._values() if part.layout is torch.sparse_coo else part
 
 
 def settled(grad: Tensor) -> Tensor:
@@ -147,8 +145,10 @@ def norms_of(grads: Sequence[Tensor], *, double: bool = False) -> Tensor:
 
 
 def _in_float32(grad: Tensor) -> Tensor:
-    wide = torch.float32 if grad.dtype in HALF else None
-    return torch.linalg.vector_norm(grad, dtype=wide)
+    norm: Tensor = torch.linalg.vector_norm(
+        grad, dtype=torch.float32 if grad.dtype in HALF else None
+    )
+    return norm
 
 
 def _real(grad: Tensor) -> Tensor:
