@@ -29,6 +29,7 @@ from steadygrad.guards.number import Number, Truth, any_of, either, is_finite
 from steadygrad.guards.policies.stop import TrainingStopped
 from steadygrad.guards.policy import Attached, Event, Policy, Surroundings
 from steadygrad.guards.readers import reader_of
+from steadygrad.guards.refusals import mark
 
 SUSPECTS = 3  # named in an event
 
@@ -73,6 +74,8 @@ class Attachment:
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
+        self.active = True
+        mark(self.policies, self)
         for policy in self.policies:
             if isinstance(policy, Attached):
                 policy.attach(Surroundings(optimizer, model))
@@ -80,6 +83,7 @@ class Attachment:
     def remove(self) -> None:
         """Take the hooks away and leave the optimizer as it was."""
         self._undo()
+        self.active = False
         for handle in self._handles:
             handle.remove()
 
@@ -196,7 +200,7 @@ class Attachment:
             return
         self.skipped = any_of(judged.plan.skip, judged.plan.amp_skips)
         if self._buffers is not None:
-            self._buffers.restore(self.skipped)
+            self._buffers.settle(self.skipped)
         step = self.steps - 1
         if isinstance(judged.now.total, Tensor):
             self._mailbox.post(step, _packed(judged, self.skipped))
