@@ -119,6 +119,17 @@ def test_the_history_is_bounded_and_the_counts_are_not() -> None:
     assert [one.step for one in handle.history[1:]] == [3, 4]
 
 
+def test_the_norms_of_parameters_are_kept_for_the_last_events_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("steadygrad.guards.history.NUMBERS", 8)  # two events of four parameters
+    model = network()
+    optimizer = adamw(model)
+    handle = sg.guard(optimizer, sg.clip_norm(0.1), keep=4)
+    steps(model, optimizer, *[1.0] * 6)
+    assert [one.norms is None for one in handle.history] == [True, True, False, False]
+
+
 def test_the_suggestion_says_what_a_threshold_would_have_clipped(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

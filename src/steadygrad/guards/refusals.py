@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch.optim import Optimizer
 
@@ -14,12 +14,12 @@ MANY_EVALUATIONS = ("LBFGS",)
 MARK = "_steadygrad_attachment"  # a policy's attribute: who holds it
 
 
+@runtime_checkable
 class Guarding(Protocol):
     """What holds policies: the attachment to an optimizer."""
 
-    @property
-    def active(self) -> bool:
-        """Whether its hooks are still there."""
+    policies: tuple[Policy, ...]
+    active: bool  # whether its hooks are still there
 
 
 def refuse(optimizer: object, policies: Sequence[object]) -> Optimizer:
@@ -39,7 +39,7 @@ def refuse(optimizer: object, policies: Sequence[object]) -> Optimizer:
     if not any(group["params"] for group in real.param_groups):
         raise ValueError(f"guard() expected an optimizer with parameters, got {name} without any")
     _refuse_groups(name, real.param_groups)
-    if _is_guarded(real):
+    if policies_of(real):
         raise ValueError(
             f"this {name} is guarded already: give all policies to one guard(), or call "
             "handle.remove() on the first"
@@ -108,7 +108,8 @@ def attachment_of(policy: Policy) -> Guarding | None:
     return None if held is None else held()
 
 
-def _is_guarded(optimizer: Optimizer) -> bool:
+def policies_of(optimizer: Optimizer) -> tuple[Policy, ...]:
+    """The policies of the guard on an optimizer; none without one."""
     hooks = vars(optimizer).get("_optimizer_step_pre_hooks", {})
     owners = [getattr(hook, "__self__", None) for hook in hooks.values()]
-    return any(type(one).__name__ == "Attachment" for one in owners)
+    return next((one.policies for one in owners if isinstance(one, Guarding)), ())
