@@ -18,7 +18,9 @@ import torch
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
+from steadygrad.core.report import Report
 from steadygrad.launch.captured import CannotLook, Captured, UsersError
+from steadygrad.launch.look import look_at
 from steadygrad.launch.replay import reached
 from steadygrad.launch.script import run
 from steadygrad.launch.tape import Tape, ancestors, module_calls
@@ -279,6 +281,19 @@ def test_what_the_script_drops_is_dropped_here() -> None:
         del out
     gc.collect()
     assert entry() is None
+
+
+def test_a_constant_that_broke_is_named_with_its_op_and_its_line() -> None:
+    reports: list[Report] = []
+
+    def look(captured: Captured) -> None:
+        reports.append(look_at(captured, target="script", seed=0, probes=False))
+
+    capture("broken_constant.py", then=look)
+    (found,) = reports[0].findings
+    assert (found.code, found.where) == ("G003", ("loss",))
+    assert "weights is made by div, which makes inf of input = 0" in found.says
+    assert "broken_constant.py:9" in found.says
 
 
 def in_a_process(name: str, *arguments: str) -> Any:

@@ -6,7 +6,7 @@ import inspect
 import math
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -54,7 +54,12 @@ def assemble(heard: Heard, optimizer: Optimizer, visible: Named) -> Captured:
             joined, replayed = _score(terms, optimizer, visible)
             why = _difference(replayed, joined.model)
             if not why:
-                return _captured(heard, joined, optimizer, replayed)
+                return _captured(
+                    heard,
+                    joined,
+                    optimizer,
+                    replace(replayed, births=heard.tape.births.told(visible)),
+                )
     return _without_loss(heard, optimizer, why or _nothing_heard(heard))
 
 

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from steadygrad._check import unwrapped
+from steadygrad.launch.births import Births
 from steadygrad.launch.randomness import Generators, generators, same
 from steadygrad.probe.trace import users_line
 from steadygrad.probe.tree import Tree, map_tensors, tensors
@@ -79,13 +80,15 @@ class Tape(TorchFunctionMode):
     """Note module calls and torch functions of this thread and process while active.
 
     `refuse`, once it is set, is called before every torch function: it ends a script that goes on
-    after its first step. `latest` is the last outermost call of a module with open parameters.
+    after its first step. `latest` is the last outermost call of a module with open parameters,
+    `births` the constants that broke.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.refuse: Callable[[], None] | None = None
         self.latest: Entry | None = None
+        self.births = Births()
         self._made = WeakTensorKeyDictionary()
         self._changes = WeakTensorKeyDictionary()
         self._count = 0
@@ -108,8 +111,12 @@ class Tape(TorchFunctionMode):
         """Run a torch function; note it when it stands outside of all modules."""
         if self.refuse is not None:
             self.refuse()
-        if self._inside or not torch.is_grad_enabled() or _reads(func, args):
+        if self._inside:
             return func(*args, **(kwargs or {}))
+        if not torch.is_grad_enabled() or _reads(func, args):
+            out = func(*args, **(kwargs or {}))
+            self.births.note(func, (args, kwargs), out)
+            return out
         return self.note(func, None, args, dict(kwargs or {}))
 
     def is_home(self) -> bool:
@@ -147,6 +154,8 @@ class Tape(TorchFunctionMode):
             if entry is not None:
                 with torch._C.DisableTorchFunction():
                     self._keep(entry, entry.results(args, kwargs, out))
+            else:
+                self.births.note(run, (args, kwargs), out)
         finally:
             self._inside -= 1
         self.latest = entry if root is not None else self.latest
