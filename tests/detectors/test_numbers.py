@@ -259,4 +259,4 @@ def test_a_power_beyond_half_precision_is_its_overflow() -> None:
     found = the_only(Squared().half(), lambda m: m(x).float().square().mean())
     assert (found.code, found.severity) == ("G007", Severity.broken)
     assert "65504, the largest number of float16 (half precision)" in found.says
-    assert [one.remedy for one in found.try_next][0] == "bfloat16"
+    assert found.try_next[0].remedy == "bfloat16"

@@ -60,6 +60,7 @@ REPLAYED = [
     ("policy.py", []),
     ("adversarial.py", []),
     ("heads.py", []),
+    ("ensemble.py", []),
     ("penalised.py", []),
     ("parallel.py", []),
     ("rivals.py", []),
@@ -199,6 +200,21 @@ def test_what_another_optimizer_trains_is_named_and_frozen_where_this_loss_does_
 
 def test_wrappers_are_looked_through() -> None:
     assert parameters(capture("parallel.py").model)[0] == "0.weight"
+
+
+def test_the_stacked_parameters_of_an_ensemble_are_the_model() -> None:
+    names = parameters(capture("ensemble.py").model)
+    assert names == ["stacked_0_weight", "stacked_0_bias", "stacked_2_weight", "stacked_2_bias"]
+
+
+def test_a_transform_over_a_closure_says_what_to_do(tmp_path: Path) -> None:
+    text = (
+        "import torch\nw = torch.randn(5, 1, requires_grad=True)\n"
+        "loss = torch.func.vmap(lambda row: row @ w)(torch.randn(8, 5)).square().mean()\n"
+        "loss.backward()\ntorch.optim.SGD([w], 0.1).step()\n"
+    )
+    with pytest.raises(CannotLook, match="vmap, grad.*as arguments"):
+        run(script(tmp_path, text), [], lambda captured: 0)
 
 
 def test_memory_that_was_never_filled_is_named_and_nothing_else() -> None:

@@ -68,9 +68,9 @@ def diagnose(
 
     A detector ends as found, clear, or blind. A finding is a symptom when another one explains its
     code; what is only possible explains nothing. Findings of one code that share a layer are one
-    fault, told by the worst, unless they name different lines. A cause is as severe as the worst that it
-    explains. Roots are ordered by severity, then by the detectors' order (the order of suspicion),
-    then by magnitude.
+    fault, told by the worst, unless they name different lines. A cause is as severe as the worst
+    that it explains. Roots are ordered by severity, then by the detectors' order (the order of
+    suspicion), then by magnitude.
     """
     found: list[Finding] = []
     clear: list[str] = []

@@ -24,8 +24,8 @@ def blocked_output(record: Record) -> Iterator[Finding]:
     """What stands between the layers and the loss lets little or nothing of its gradient pass.
 
     What it looks at: a dropout with p = 1, whose output is all zero: torch's p is the share that is
-    dropped, not the share that is kept. Then the op whose output the loss was given, views apart. A softmax over one unit
-    and a cross-entropy over one class are constant: broken. A last ReLU of which every output is
+    dropped, not the share that is kept. Then the op whose output the loss was given, views apart.
+    A softmax over one unit and a cross-entropy over one class are constant: broken. A last ReLU of which every output is
     zero: broken. A softmax (or sigmoid) before cross_entropy, which takes the softmax itself, and a
     sigmoid before binary_cross_entropy_with_logits: a risk, since the loss keeps a floor
     (ln(e + C - 1) - 1, 1.46 for ten classes) and passes a fraction of the gradient, as measured

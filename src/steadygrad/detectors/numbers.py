@@ -432,8 +432,8 @@ def half_precision_overflow(record: Record, *, headroom: float = 10.0) -> Iterat
 def _overflowed(event: Fact) -> Finding:
     says = (
         f"{event['op']} in {_place(event)} overflows {event['dtype']}: it makes {event['result']} "
-        f"of {_values(event['values']) or 'finite numbers'}, more than {LARGEST[event['dtype']]}, the "
-        f"largest number of {event['dtype']} (half precision)" + _line(event)
+        f"of {_values(event['values']) or 'finite numbers'}, more than {LARGEST[event['dtype']]}, "
+        f"the largest number of {event['dtype']} (half precision)" + _line(event)
     )
     where = _where(event)
     evidence = {"op": event["op"], "dtype": event["dtype"], **event["values"]}

@@ -56,7 +56,7 @@ class Arms:
 
     @property
     def drifts(self) -> bool:
-        """Whether the loss rises by less than half without a leap, and a smaller lr gains little."""
+        """Whether the loss rises by less than half, with no leap, and a smaller lr gains little."""
         return self.peak < 0.5 and self.lower[1] < 0.1
 
     @property
@@ -88,9 +88,9 @@ def lr_too_high(record: Record) -> Iterator[Finding]:
     or infinite within the trial without having halved before, no clipping and no loss scaler is
     there to stop that, and at the smaller lr it falls. It is a note when the loss rises slowly,
     without a leap, while a tenth of the lr gains less than 10 %: what a growing codebook or an
-    opponent adds to a loss is not the lr's. It is a note when the loss had halved before it leapt, by less than 20 times: a batch that is learned by heart gets sharp, as a
-    stream of batches does not (measured on a residual network at SGD 0.1 with momentum, which
-    trains well). The limits are chosen by us: over 35 healthy pairs of model and optimizer (Adam
+    opponent adds to a loss is not the lr's. It is a note when the loss had halved before it leapt,
+    by less than 20 times: a batch that is learned by heart gets sharp, as a stream of batches does
+    not (measured on a residual network at SGD 0.1 with momentum, which trains well). The limits are chosen by us: over 35 healthy pairs of model and optimizer (Adam
     5e-5 to 1e-2, SGD 0.1 with momentum), three seeds each, none was a risk; of 13
     with an lr 10 to 1000 times too large eight were, the others learned the batch. For SGD
     the limit (2 + 2 momentum) / lambda_max is measured beside it; an lr above it while the loss

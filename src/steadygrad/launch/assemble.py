@@ -40,6 +40,7 @@ class Heard:
 
 
 IN_VAIN = "backward() reached no parameter"
+UNFOLLOWED = "whose origin could not be followed"
 
 
 def assemble(heard: Heard, optimizer: Optimizer, visible: Named) -> Captured:
@@ -105,7 +106,7 @@ def _leaves(entry: Entry) -> list[Tensor]:
 
 def _lost(terms: Sequence[Term]) -> str:
     lost = next((entry.lost for entry in score(terms, {}, {}).entries if entry.lost), "")
-    return f"the loss depends on {lost}, whose origin could not be followed" if lost else ""
+    return f"the loss depends on {lost}, {UNFOLLOWED}" if lost else ""
 
 
 def _difference(replayed: Score, model: nn.Module) -> str:
@@ -166,6 +167,13 @@ def arguments(entry: Entry) -> Tree:
 def _without_loss(heard: Heard, optimizer: Optimizer, why: str) -> Captured:
     latest = heard.tape.latest
     if latest is None or latest.module is None:
+        if UNFOLLOWED in why:
+            raise CannotLook(
+                f"expected a loss of modules and torch functions, got one where {why}, as happens in "
+                "a transform of torch.func (vmap, grad) whose parameters come by closure: give them "
+                "to the transformed function as arguments, or give check a function that returns "
+                "the model and its loss (file.py:build)"
+            )
         raise CannotLook(
             "expected the script to call a model before its first optimizer step, but "
             f"{why or 'no module with parameters was called'}"

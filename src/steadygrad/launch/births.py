@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from steadygrad.probe.births import Birth, address
-from steadygrad.probe.first_forward import FILLS, broken_at, is_broken, values_at
+from steadygrad.probe.first_forward import FILLS, UNWRITTEN, broken_at, is_broken, values_at
 from steadygrad.probe.trace import users_line
 from steadygrad.probe.tree import Tree, tensors
 
@@ -28,13 +28,14 @@ class Births:
 
     def note(self, func: Callable[..., Any], given: Tree, out: Tree) -> None:
         """Look at what a function returned; a broken result takes over the birth of its cause."""
-        if not isinstance(out, Tensor) or out.requires_grad or not 0 < out.numel() <= SMALL:
+        if not isinstance(out, Tensor):
             return
         with torch._C.DisableTorchFunction():
-            if is_broken(out):
-                birth = self._birth(func, [t for t in tensors(given) if t is not out], out)
-                if birth is not None:
-                    self._found[out] = birth
+            if out.requires_grad or out.numel() > SMALL or not is_broken(out):
+                return
+            birth = self._birth(func, [t for t in tensors(given) if t is not out], out)
+            if birth is not None:
+                self._found[out] = birth
 
     def _birth(self, func: Callable[..., Any], given: list[Tensor], out: Tensor) -> Birth | None:
         broken = [t for t in given if is_broken(t)]
@@ -43,7 +44,7 @@ class Births:
             return known
         name = REFLECTED.sub(r"\1", getattr(func, "__name__", str(func)).strip("_"))
         result, index = broken_at(out)
-        if FILLS.match(name) or result == "-inf":
+        if FILLS.match(name) or UNWRITTEN.match(name) or result == "-inf":
             return None
         labels = dict(zip(("input", "other"), given, strict=False))
         return Birth(name, users_line(), result, values_at(name, labels, out, index))

@@ -248,11 +248,12 @@ def reachable(tree: Tree, depth: int = LOOKED_INTO) -> Iterator[Tensor]:
 
 @contextmanager
 def module_calls(tape: Tape) -> Iterator[None]:
-    """Show the tape every outermost module call and custom autograd function in the block.
+    """Show the tape every outermost module call, custom autograd function, and vmap in the block.
 
-    `Module.__call__` is replaced, since global forward pre-hooks are not given keyword arguments.
+    `Module.__call__` is replaced, since global forward pre-hooks are not given keyword arguments;
+    `vmap`, since what it returns is unwrapped below all torch functions.
     """
-    call, function = nn.Module.__call__, torch.autograd.Function
+    call, function, vmap = nn.Module.__call__, torch.autograd.Function, torch.vmap
     apply = vars(function)["apply"]
 
     def heard(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -264,12 +265,18 @@ def module_calls(tape: Tape) -> Iterator[None]:
         run = apply.__get__(None, cls)
         return tape.note(run, None, args, kwargs) if tape.listens() else run(*args, **kwargs)
 
+    def mapped(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        run = vmap(func, *args, **kwargs)
+        return lambda *a, **k: tape.note(run, None, a, k) if tape.listens() else run(*a, **k)
+
     heard.__wrapped__ = call  # type: ignore[attr-defined] # as functools.wraps, for signatures
     nn.Module.__call__ = heard  # type: ignore[method-assign] # put back below
     function.apply = classmethod(applied)  # type: ignore[assignment,method-assign] # put back below
+    torch.vmap = torch.func.vmap = mapped  # put back below
     try:
         yield
     finally:
+        torch.vmap = torch.func.vmap = vmap
         nn.Module.__call__ = call  # type: ignore[method-assign] # as it was
         function.apply = apply  # type: ignore[method-assign] # as it was
 

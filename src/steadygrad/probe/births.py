@@ -32,7 +32,7 @@ class Birth:
         return {**found, "values": dict(self.values), "name": self.name}
 
 
-_known: ContextVar[Mapping[int, Birth]] = ContextVar("births", default={})
+_known: ContextVar[Mapping[int, Birth] | None] = ContextVar("births", default=None)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Dropout that leaves nothing: p = 1, or a keep probability where torch takes a drop probability."""
+"""Dropout that leaves nothing: p = 1, or the share to keep where torch takes the share to drop."""
 
 from __future__ import annotations
 
