@@ -198,6 +198,30 @@ def test_what_another_optimizer_trains_is_named_and_frozen_where_this_loss_does_
     assert closed == {"idle"}
 
 
+def test_a_generator_whose_samples_are_detached_in_its_own_step_is_named(tmp_path: Path) -> None:
+    text = """
+import torch
+from torch import nn
+maker, judge = nn.Linear(4, 2), nn.Linear(2, 1)
+optimizer = torch.optim.Adam(maker.parameters())
+other = torch.optim.Adam(judge.parameters())
+fake = maker(torch.randn(8, 4))
+judge(fake.detach()).mean().backward()
+{}.step()
+"""
+    found: list[Any] = []
+
+    def keep(captured: Captured) -> int:
+        found.append(captured.facts["script"]["bypassed"])
+        return 0
+
+    for stepped in ("optimizer", "other"):
+        run(script(tmp_path, text.format(stepped)), [], keep)
+    assert found[0]["network"] == "maker"
+    assert found[0]["at"].endswith("script.py:8")
+    assert found[1] == {}
+
+
 def test_wrappers_are_looked_through() -> None:
     assert parameters(capture("parallel.py").model)[0] == "0.weight"
 
@@ -213,7 +237,7 @@ def test_a_transform_over_a_closure_says_what_to_do(tmp_path: Path) -> None:
         "loss = torch.func.vmap(lambda row: row @ w)(torch.randn(8, 5)).square().mean()\n"
         "loss.backward()\ntorch.optim.SGD([w], 0.1).step()\n"
     )
-    with pytest.raises(CannotLook, match="vmap, grad.*as arguments"):
+    with pytest.raises(CannotLook, match=r"vmap, grad.*as arguments"):
         run(script(tmp_path, text), [], lambda captured: 0)
 
 

@@ -90,9 +90,10 @@ def lr_too_high(record: Record) -> Iterator[Finding]:
     without a leap, while a tenth of the lr gains less than 10 %: what a growing codebook or an
     opponent adds to a loss is not the lr's. It is a note when the loss had halved before it leapt,
     by less than 20 times: a batch that is learned by heart gets sharp, as a stream of batches does
-    not (measured on a residual network at SGD 0.1 with momentum, which trains well). The limits are chosen by us: over 35 healthy pairs of model and optimizer (Adam
-    5e-5 to 1e-2, SGD 0.1 with momentum), three seeds each, none was a risk; of 13
-    with an lr 10 to 1000 times too large eight were, the others learned the batch. For SGD
+    not (measured on a residual network at SGD 0.1 with momentum, which trains well). The limits are
+    chosen by us: over 35 healthy pairs of model and optimizer (Adam 5e-5 to 1e-2, SGD 0.1 with
+    momentum), three seeds each, none was a risk; of 13 with an lr 10 to 1000 times too large eight
+    were, the others learned the batch. For SGD
     the limit (2 + 2 momentum) / lambda_max is measured beside it; an lr above it while the loss
     falls is a note: training at the edge of stability is healthy.
 

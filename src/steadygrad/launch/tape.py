@@ -22,6 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from steadygrad._check import unwrapped
 from steadygrad.launch.births import Births
 from steadygrad.launch.randomness import Generators, generators, same
+from steadygrad.probe.graph import reachable as below
 from steadygrad.probe.trace import users_line
 from steadygrad.probe.tree import Tree, map_tensors, tensors
 
@@ -76,6 +77,14 @@ class Made:
     place: int
 
 
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """A detach: its file and line, and the ids of the leaves that were behind it."""
+
+    line: tuple[str, int]
+    leaves: frozenset[int]
+
+
 class Tape(TorchFunctionMode):
     """Note module calls and torch functions of this thread and process while active.
 
@@ -90,6 +99,7 @@ class Tape(TorchFunctionMode):
         self.latest: Entry | None = None
         self.births = Births()
         self._made = WeakTensorKeyDictionary()
+        self._detached = WeakTensorKeyDictionary()
         self._changes = WeakTensorKeyDictionary()
         self._count = 0
         self._inside = 0
@@ -99,6 +109,11 @@ class Tape(TorchFunctionMode):
     def made(self, tensor: Tensor) -> Made | None:
         """Where a tensor came from; None when the tape did not see it."""
         found: Made | None = self._made.get(tensor)
+        return found
+
+    def detached(self, tensor: Tensor) -> Detached | None:
+        """Where a constant was detached from its history; None for another."""
+        found: Detached | None = self._detached.get(tensor)
         return found
 
     def __torch_function__(
@@ -205,6 +220,8 @@ class Tape(TorchFunctionMode):
         for place, tensor in enumerate(results):
             if tensor.grad_fn is not None:
                 self._made[tensor] = Made(entry, place)
+            elif getattr(entry.run, "__name__", "") == "detach":
+                self._detached[tensor] = Detached(entry.line, _leaves(entry.args[0]))
         changed = entry.changed
         if changed is not None and changed.grad_fn is not None:
             base = _base(changed)
@@ -316,6 +333,12 @@ def _target(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
         if isinstance(found, Tensor):
             return found
     return None
+
+
+def _leaves(tensor: Tensor) -> frozenset[int]:
+    nodes = [] if tensor.grad_fn is None else below(tensor.grad_fn)
+    variables = (getattr(node, "variable", None) for node in nodes)
+    return frozenset(id(one) for one in variables if one is not None)
 
 
 def _base(tensor: Tensor) -> Tensor:
