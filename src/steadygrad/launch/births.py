@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from steadygrad.probe.births import Birth, address
 from steadygrad.probe.first_forward import FILLS, UNWRITTEN, broken_at, is_broken, values_at
 from steadygrad.probe.trace import users_line
-from steadygrad.probe.tree import Tree, tensors
+from steadygrad.probe.tree import Tree, is_signal, tensors
 
 REFLECTED = re.compile(r"^r(div|truediv|sub|mul|pow)$")  # 1 / x is x.__rdiv__(1)
 SMALL = 1 << 18  # elements up to which a constant is looked at: chosen by us, 0.1 ms of a CPU
@@ -31,7 +32,9 @@ class Births:
         if not isinstance(out, Tensor):
             return
         with torch._C.DisableTorchFunction():
-            if out.requires_grad or out.numel() > SMALL or not is_broken(out):
+            if out.requires_grad or not out.is_floating_point() or out.numel() > SMALL:
+                return
+            if not is_signal(out) or out.is_meta or _is_calm(out) or not is_broken(out):
                 return
             birth = self._birth(func, [t for t in tensors(given) if t is not out], out)
             if birth is not None:
@@ -56,3 +59,8 @@ class Births:
             address(t): replace(birth, name=names.get(id(t), ""))
             for t, birth in self._found.items()
         }
+
+
+def _is_calm(tensor: Tensor) -> bool:
+    """Whether all is finite, by the sum alone, which costs a third of asking each element."""
+    return math.isfinite(float(tensor.sum()))
