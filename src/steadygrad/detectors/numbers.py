@@ -111,7 +111,8 @@ def nonfinite_forward(record: Record) -> Iterator[Finding]:
     op below autograd asked whether its output is broken while its inputs are finite; a broken value
     carries the name of the op it was born in, so that an infinity is blamed and not the norm that
     makes NaN of it two layers later. An infinity that was asked for (masked_fill, where, full, an
-    additive mask) is not to blame; a softmax over nothing but such is.
+    additive mask) is not to blame; a softmax over nothing but such is. Where a row is masked
+    throughout in the model's own forward, no layer is at fault but the data, which is named.
 
     Why it matters: the loss is NaN, and after one step every weight is.
 
@@ -271,10 +272,9 @@ def _broken_op(event: Fact, where: str) -> Finding:
     if event["all_masked"]:
         says = f"a row of {op} in {_place(event)} is masked throughout: softmax over nothing is NaN"
     elif _is_empty_mean(event):
-        says = (
-            f"{op} in {_place(event)} divides 0 by 0 at {_index(event['index'])}: a row whose mask "
-        )
-        says += "is all zero has no mean"
+        at = _index(event["index"])
+        says = f"{op} in {_place(event)} divides 0 by 0 at {at}, as the mean over a row whose mask "
+        says += "is all zero does"
     else:
         says = f"{op} in {_place(event)} makes {result} of {values or 'finite numbers'}"
         says += f" at {_index(event['index'])}" if event["index"] else ""
