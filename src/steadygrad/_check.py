@@ -19,6 +19,7 @@ from steadygrad.core.report import Report, diagnose
 from steadygrad.detectors import DETECTORS
 from steadygrad.detectors.data import explain_exception
 from steadygrad.probe.data import data
+from steadygrad.probe.dropped import dropped
 from steadygrad.probe.flow import flow
 from steadygrad.probe.graph import reachable
 from steadygrad.probe.loss import loss as loss_end
@@ -33,7 +34,7 @@ from steadygrad.probe.update import update
 from steadygrad.probe.values import values
 from steadygrad.probe.wiring import wiring
 
-PROBES: tuple[Probe, ...] = (first_nonfinite, wiring, values, data, loss_end)
+PROBES: tuple[Probe, ...] = (first_nonfinite, wiring, values, dropped, data, loss_end)
 """Probes of the first pass. `flow` comes before, on a pass of its own where zeros hide."""
 
 OPTIONAL: tuple[Probe, ...] = (through_time, update)

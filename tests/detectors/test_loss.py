@@ -8,6 +8,7 @@ from steadygrad.core.finding import Finding, Severity
 from steadygrad.core.record import record_of
 from steadygrad.core.report import diagnose
 from steadygrad.detectors.loss import blocked_output
+from steadygrad.probe.dropped import dropped
 from steadygrad.probe.loss import loss as loss_probe
 from steadygrad.probe.nonfinite import first_nonfinite
 from steadygrad.probe.subject import rng_states
@@ -17,6 +18,7 @@ def findings(model: nn.Module, loss=None, inputs: Tensor | None = None) -> list[
     forward = loss or (lambda m: m(inputs))
     subject = trace(model, Setup(forward, loss, None, 0), rng_states())
     facts = {**first_nonfinite(subject).facts, **loss_probe(subject).facts}
+    facts |= dropped(subject).facts
     return list(diagnose(record_of([], facts), (blocked_output,)).findings)
 
 
@@ -123,3 +125,16 @@ def test_a_zero_head_is_no_blocked_output(x) -> None:
     nn.init.zeros_(model[2].bias)
     labels = torch.arange(12) % 5
     assert findings(model, lambda m: F.cross_entropy(m(x), labels)) == []
+
+
+@pytest.mark.parametrize("drop", [nn.Dropout(1.0), nn.AlphaDropout(1.0)])
+def test_a_dropout_that_drops_everything_is_named(drop: nn.Module, x) -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), drop, nn.Linear(16, 3))
+    found = next(iter(findings(model, inputs=x)))
+    assert (found.severity, found.where) == (Severity.broken, ("2",))
+    assert "everything is dropped" in found.says
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 0.9])
+def test_a_dropout_that_keeps_something_is_healthy(p: float, x) -> None:
+    assert findings(nn.Sequential(nn.Linear(8, 16), nn.Dropout(p), nn.Linear(16, 3)), None, x) == []

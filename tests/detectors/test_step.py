@@ -57,11 +57,39 @@ def test_a_falling_loss_needs_no_word() -> None:
     assert codes() == []
 
 
-@pytest.mark.parametrize("mine", [STAYS, [2.3, 50.0, 60.0, 70.0], [2.3, 9.0, math.nan]])
+@pytest.mark.parametrize("mine", [STAYS, [2.3, 50.0, 60.0, 70.0]])
 def test_a_lower_lr_that_falls_convicts_the_lr(mine: list[float]) -> None:
     (one,) = found({"lr": mine, "lr/10": FALLS, "lr/100": [2.3, 2.2, 2.1, 2.0]})
     assert (one.code, one.severity, one.where) == ("G401", Severity.risk, ("lr",))
     assert "0.01" in one.says
+
+
+BREAKS = [2.3, 9.0, math.nan]
+
+
+def test_an_lr_that_makes_the_loss_nan_where_a_lower_one_falls_is_broken() -> None:
+    (one,) = found({"lr": BREAKS, "lr/10": FALLS, "lr/100": FALLS})
+    assert (one.code, one.severity) == ("G401", Severity.broken)
+
+
+def test_a_loss_that_halved_before_it_broke_is_a_risk() -> None:
+    (one,) = found({"lr": [2.3, 1.0, math.inf], "lr/10": FALLS, "lr/100": FALLS})
+    assert (one.code, one.severity) == ("G401", Severity.risk)
+
+
+@pytest.mark.parametrize("script", [{"clipped": True}, {"loss_scale": 65536.0}])
+def test_what_stands_before_the_step_may_stop_a_nan(script: dict[str, Any]) -> None:
+    facts = {"update": UPDATE, "trial": {"losses": {"lr": BREAKS, "lr/10": FALLS}}}
+    (one,) = lr_too_high.run(record_of([], {**facts, "script": script}))
+    assert one.severity < Severity.broken
+
+
+def test_a_slow_rise_that_a_lower_lr_hardly_betters_is_a_note() -> None:
+    drifts = {"lr": [1.47, 1.5, 1.6, 1.7], "lr/10": [1.47, 1.45, 1.42, 1.39]}
+    (one,) = found(drifts)
+    assert (one.code, one.severity) == ("G401", Severity.note)
+    (one,) = found({**drifts, "lr/10": [1.47, 1.2, 0.9, 0.7]})
+    assert one.severity is Severity.risk
 
 
 def test_where_no_lower_lr_falls_the_lr_is_not_blamed() -> None:

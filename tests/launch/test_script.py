@@ -18,7 +18,9 @@ import torch
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
+from steadygrad.core.report import Report
 from steadygrad.launch.captured import CannotLook, Captured, UsersError
+from steadygrad.launch.look import look_at
 from steadygrad.launch.replay import reached
 from steadygrad.launch.script import run
 from steadygrad.launch.tape import Tape, ancestors, module_calls
@@ -58,6 +60,7 @@ REPLAYED = [
     ("policy.py", []),
     ("adversarial.py", []),
     ("heads.py", []),
+    ("ensemble.py", []),
     ("penalised.py", []),
     ("parallel.py", []),
     ("rivals.py", []),
@@ -195,8 +198,47 @@ def test_what_another_optimizer_trains_is_named_and_frozen_where_this_loss_does_
     assert closed == {"idle"}
 
 
+def test_a_generator_whose_samples_are_detached_in_its_own_step_is_named(tmp_path: Path) -> None:
+    text = """
+import torch
+from torch import nn
+maker, judge = nn.Linear(4, 2), nn.Linear(2, 1)
+optimizer = torch.optim.Adam(maker.parameters())
+other = torch.optim.Adam(judge.parameters())
+fake = maker(torch.randn(8, 4))
+judge(fake.detach()).mean().backward()
+{}.step()
+"""
+    found: list[Any] = []
+
+    def keep(captured: Captured) -> int:
+        found.append(captured.facts["script"]["bypassed"])
+        return 0
+
+    for stepped in ("optimizer", "other"):
+        run(script(tmp_path, text.format(stepped)), [], keep)
+    assert found[0]["network"] == "maker"
+    assert found[0]["at"].endswith("script.py:8")
+    assert found[1] == {}
+
+
 def test_wrappers_are_looked_through() -> None:
     assert parameters(capture("parallel.py").model)[0] == "0.weight"
+
+
+def test_the_stacked_parameters_of_an_ensemble_are_the_model() -> None:
+    names = parameters(capture("ensemble.py").model)
+    assert names == ["stacked_0_weight", "stacked_0_bias", "stacked_2_weight", "stacked_2_bias"]
+
+
+def test_a_transform_over_a_closure_says_what_to_do(tmp_path: Path) -> None:
+    text = (
+        "import torch\nw = torch.randn(5, 1, requires_grad=True)\n"
+        "loss = torch.func.vmap(lambda row: row @ w)(torch.randn(8, 5)).square().mean()\n"
+        "loss.backward()\ntorch.optim.SGD([w], 0.1).step()\n"
+    )
+    with pytest.raises(CannotLook, match=r"vmap, grad.*as arguments"):
+        run(script(tmp_path, text), [], lambda captured: 0)
 
 
 def test_memory_that_was_never_filled_is_named_and_nothing_else() -> None:
@@ -279,6 +321,19 @@ def test_what_the_script_drops_is_dropped_here() -> None:
         del out
     gc.collect()
     assert entry() is None
+
+
+def test_a_constant_that_broke_is_named_with_its_op_and_its_line() -> None:
+    reports: list[Report] = []
+
+    def look(captured: Captured) -> None:
+        reports.append(look_at(captured, target="script", seed=0, probes=False))
+
+    capture("broken_constant.py", then=look)
+    (found,) = reports[0].findings
+    assert (found.code, found.where) == ("G003", ("loss",))
+    assert "weights is made by div, which makes inf of input = 0" in found.says
+    assert "broken_constant.py:9" in found.says
 
 
 def in_a_process(name: str, *arguments: str) -> Any:

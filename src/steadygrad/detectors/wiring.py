@@ -32,7 +32,9 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
     Nothing is judged by the size of a gradient: an exact zero that heals (LoRA's B, zero gammas,
     zero heads), a key's bias, a bias before a norm all have a path.
 
-    Broken: no parameter is reached, none requires a gradient, one that the optimizer steps is cut,
+    Broken: the loss of a script reaches nothing of the network that the optimizer steps (the
+    generator, in a GAN whose judge was given detached samples in the generator's turn),
+    no parameter is reached, none requires a gradient, one that the optimizer steps is cut,
     or a layer is not registered. Without an optimizer a cut is broken when it takes the first layer
     or `large` = 50 % of the unreached model (chosen by us) inside of the model's own code. A cut by
     `no_grad` is at most a risk: somebody asked for it.
@@ -57,6 +59,10 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
         yield _in_vain()
         return
     facts = record.facts["wiring"]
+    bypassed = record.facts.get("script", {}).get("bypassed")
+    if bypassed:
+        yield _around(bypassed)
+        return
     if not facts["parameters"]:
         return
     if not facts["reached"]:
@@ -189,6 +195,23 @@ def _in_vain() -> Finding:
     return Finding(Severity.broken, says, ("loss",), try_next=advice, magnitude=9.0)
 
 
+def _around(bypassed: Row) -> Finding:
+    """Say of a network that is stepped that the loss goes around it."""
+    name, count, at = bypassed["network"], bypassed["tensors"], bypassed["at"]
+    says = (
+        f"the optimizer steps {name} ({count} parameters), and this loss reaches none of it: what "
+        f"{name} computes is detached at {at}"
+    )
+    return Finding(
+        Severity.broken,
+        says,
+        (name,),
+        {"parameters": float(count), "op": "detach", "line": at},
+        try_next=(Advice("keep-the-graph", f"# remove the detach at {at} in the step of {name}"),),
+        magnitude=10.0,
+    )
+
+
 @detector("G502", "not-in-optimizer", needs=("wiring",), explains=("G402",))
 def not_in_optimizer(record: Record) -> Iterator[Finding]:
     """Parameters that get a gradient which no optimizer uses.
@@ -216,6 +239,8 @@ def not_in_optimizer(record: Record) -> Iterator[Finding]:
 
     **References.** The threads of hyperIQA #32 and HVPNeT #5: users who found it by hand.
     """
+    if record.facts.get("script", {}).get("bypassed"):  # no-gradient says it
+        return
     facts = record.facts["wiring"]
     others = record.facts.get("script", {}).get("trained_by_others", ())
     owners = {name.rpartition(".")[0] for name in others}

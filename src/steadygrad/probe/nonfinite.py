@@ -31,7 +31,8 @@ def first_nonfinite(subject: Subject) -> Readings:
     """Read the facts `nonfinite`, `norm_overflow`, `half`, `singular`, and `exponentials`.
 
     `nonfinite` holds the broken data, parameters, and buffers, whether outputs, loss, and gradients
-    are broken, and the first guilty op of the forward and of the backward pass.
+    are broken, and the first guilty op of the forward and of the backward pass; `entered` is the op
+    that was given something broken, where none is guilty.
     """
     facts: dict[str, Any] = {
         "data": [_tensor(name, t) for name, t in given(subject) if _broken(t)],
@@ -43,6 +44,7 @@ def first_nonfinite(subject: Subject) -> Readings:
         "gradients": [],
         "no_gradient": False,
         "forward": {},
+        "entered": {},
         "backward": {},
     }
     readings = Readings(facts={"nonfinite": facts})
@@ -51,7 +53,9 @@ def first_nonfinite(subject: Subject) -> Readings:
     readings.facts["below_eps"] = below_eps(subject.trace)
     _read_gradients(subject, facts, readings)
     if facts["nan_outputs"] or facts["loss"] or (facts["loss"] is None and facts["outputs"]):
-        facts["forward"] = _forward(subject)
+        found = _forward(subject)
+        guilty = found.get("how") in ("born", "nan")
+        facts["forward" if guilty else "entered"] = found
     return readings
 
 
@@ -64,14 +68,25 @@ def _forward(subject: Subject) -> dict[str, Any]:
 
 
 def given(subject: Subject) -> Iterator[tuple[str, Tensor]]:
-    """Yield the floating tensors that the outermost module calls were given, named by place."""
-    number = 0
+    """Yield the floating data that the outermost module calls were given, named by place.
+
+    What another part of the network has computed is no data.
+    """
+    number, data = 0, {id(one) for one in subject.trace.inputs}
     for call in subject.trace.calls:
         if call.parent == -1 and call.inputs is not None:
             for tensor in tensors(call.inputs):
-                if is_signal(tensor):
+                if is_signal(tensor) and not _is_computed(tensor, data):
                     yield f"input {number}", tensor
                 number += 1
+
+
+def _is_computed(tensor: Tensor, data: set[int]) -> bool:
+    """Whether a tensor has a history, other than the clone that an input is opened with."""
+    if tensor.grad_fn is None:
+        return False
+    leaves = (getattr(child, "variable", None) for child, _ in tensor.grad_fn.next_functions)
+    return not any(id(leaf) in data for leaf in leaves)
 
 
 # --- Gradients ----------------------------------------------------------------------------------
@@ -110,7 +125,8 @@ def _read_gradients(subject: Subject, facts: dict[str, Any], readings: Readings)
     if facts["gradients"] and not facts["loss"]:
         facts["backward"] = first_backward(subject.trace, root.grad_fn, pull)
         if facts["backward"].get("broken_before"):
-            facts["forward"] = _forward(subject)
+            found = _forward(subject)
+            facts["forward"] = found if found.get("how") in ("born", "nan") else {}
 
 
 def _wanted(subject: Subject, named: dict[str, Tensor]) -> dict[str, Tensor]:
