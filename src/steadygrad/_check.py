@@ -20,6 +20,7 @@ from steadygrad.detectors import DETECTORS
 from steadygrad.detectors.data import explain_exception
 from steadygrad.probe.data import data
 from steadygrad.probe.dropped import dropped
+from steadygrad.probe.dynamo import eager
 from steadygrad.probe.flow import flow
 from steadygrad.probe.graph import reachable
 from steadygrad.probe.loss import loss as loss_end
@@ -197,17 +198,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
-
-
-@contextmanager
-def eager() -> Iterator[None]:
-    """Run compiled functions eagerly inside the block, where this torch can be told so."""
-    stance = getattr(torch.compiler, "set_stance", None)
-    if stance is None:
-        yield
-        return
-    with stance("force_eager"):
-        yield
 
 
 @contextmanager

@@ -370,3 +370,41 @@ def test_the_trainer_of_lightning_is_seen_through(tmp_path: Path) -> None:
     assert blind == {}
     assert loss > 0
     assert facts["script"]["closure"] is True
+
+
+COMPILED = """
+import torch
+from torch import nn
+model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+optimizer = torch.optim.AdamW(model.parameters())
+optimizer.zero_grad()
+fast = torch.compile(model)
+fast(torch.randn(16, 4)).square().mean().backward()
+optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [(COMPILED, True), (COMPILED.replace("torch.compile(model)", "model"), False)],
+    ids=["compiled", "plain"],
+)
+def test_a_compiler_is_imported_only_by_a_script_that_compiles(
+    tmp_path: Path, text: str, wanted: bool
+) -> None:
+    source = f"""
+import sys
+from steadygrad.launch.look import look_at
+from steadygrad.launch.script import run
+def then(captured):
+    assert captured.blind == {{}}
+    report = look_at(captured, target="x", seed=0, probes=True)
+    assert report.verdict == "healthy"
+    assert "update" in report.record.facts and "trial" in report.record.facts
+    return 0
+code = run({script(tmp_path, text)!r}, [], then)
+assert ("torch._dynamo" in sys.modules, "sympy" in sys.modules) == ({wanted}, {wanted})
+sys.exit(code)
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()

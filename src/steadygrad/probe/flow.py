@@ -26,6 +26,7 @@ from torch.autograd.graph import Node
 from steadygrad.core.record import Site
 from steadygrad.core.theory import Gain
 from steadygrad.probe.gain import Activation, gain
+from steadygrad.probe.gradients import gradients
 from steadygrad.probe.graph import VIEWS, Graph, data_graph, leaves, sink_node
 from steadygrad.probe.subject import Readings, Subject
 from steadygrad.probe.trace import Op, log10_norm, spread, thin, within
@@ -323,9 +324,9 @@ def _pull(subject: Subject, graph: Graph) -> Tensor | None:
     cotangent = subject.noise(out)
     known = subject.trace.inputs + subject.trace.entries
     targets = [t for t in known if sink_node(t) in graph.segment]
-    gradients = torch.autograd.grad(out, targets, cotangent, retain_graph=True, allow_unused=True)
+    found = gradients([out], targets, [cotangent])
     at = [sink_node(t) for t in targets]
-    return gradients[at.index(graph.sink)] if graph.sink in at else None
+    return found[at.index(graph.sink)] if graph.sink in at else None
 
 
 GradHook = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...] | None]

@@ -18,6 +18,7 @@ from torch import Tensor
 from steadygrad.probe.feeder import feeder
 from steadygrad.probe.first_backward import first_backward
 from steadygrad.probe.first_forward import first_forward
+from steadygrad.probe.gradients import gradients
 from steadygrad.probe.headroom import exponentials, half
 from steadygrad.probe.singular import Amplification, below_eps, mattering
 from steadygrad.probe.subject import Readings, Subject
@@ -111,9 +112,7 @@ def _read_gradients(subject: Subject, facts: dict[str, Any], readings: Readings)
     named = _wanted(subject, named)
 
     def pull() -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(
-            root, list(named.values()), noise, retain_graph=True, allow_unused=True
-        )
+        return gradients([root], list(named.values()), [noise])
 
     with Amplification(subject.trace, root.grad_fn) as blown_up:
         found = dict(zip(named, pull(), strict=True))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steadygrad.core.record import Site
+from steadygrad.probe.dynamo import stepped_without
 from steadygrad.probe.sharpness import sharpness
 from steadygrad.probe.subject import UNCOPYABLE, Readings, Subject
 from steadygrad.probe.tree import Tree, is_signal, tensors
@@ -123,7 +124,7 @@ def plain_step(optimizer: Optimizer) -> None:
     step: Any = type(optimizer).step
     while getattr(step, "hooked", False) and getattr(step, "__wrapped__", None) is not None:
         step = step.__wrapped__
-    step(optimizer)
+    stepped_without(step)(optimizer)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steadygrad.probe.gradients import gradients
 from steadygrad.probe.subject import UNCOPYABLE, Readings, Subject, replayed
 from steadygrad.probe.trace import log10_norm
 from steadygrad.probe.tree import is_signal, tensors
@@ -94,7 +95,7 @@ def _not_parted(subject: Subject, suspects: dict[str, int | None]) -> dict[str, 
         return {}
     parameters = [subject.model.get_parameter(name) for name in suspects]
     noise = [torch.ones_like(one) if one.numel() == 1 else subject.noise(one) for one in roots]
-    grads = torch.autograd.grad(roots, parameters, noise, retain_graph=True, allow_unused=True)
+    grads = gradients(roots, parameters, noise)
     return {
         name: axis
         for (name, axis), grad in zip(suspects.items(), grads, strict=True)
