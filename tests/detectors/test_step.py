@@ -79,7 +79,8 @@ def test_a_loss_that_halved_before_it_broke_is_a_risk() -> None:
 
 @pytest.mark.parametrize("script", [{"clipped": True}, {"loss_scale": 65536.0}])
 def test_what_stands_before_the_step_may_stop_a_nan(script: dict[str, Any]) -> None:
-    facts = {"update": UPDATE, "trial": {"losses": {"lr": BREAKS, "lr/10": FALLS}}}
+    trial = {"steps": 3, "losses": {"lr": BREAKS, "lr/10": FALLS}}
+    facts = {"update": UPDATE, "trial": trial}
     (one,) = lr_too_high.run(record_of([], {**facts, "script": script}))
     assert one.severity < Severity.broken
 
