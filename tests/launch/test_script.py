@@ -19,6 +19,7 @@ from torch import nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from steadygrad.launch.captured import CannotLook, Captured, UsersError
+from steadygrad.launch.look import look_at
 from steadygrad.launch.replay import reached
 from steadygrad.launch.script import run
 from steadygrad.launch.tape import Tape, ancestors, module_calls
@@ -315,3 +316,29 @@ def test_the_trainer_of_lightning_is_seen_through(tmp_path: Path) -> None:
     assert blind == {}
     assert loss > 0
     assert facts["script"]["closure"] is True
+
+
+LOOP = """
+import torch
+from torch import nn
+torch.manual_seed(0)
+model = nn.Linear(4, 2)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+x, y = torch.randn(8, 4), torch.arange(8) % 2
+{}
+optimizer.step()
+"""
+ORDERS = {
+    "optimizer.zero_grad(); nn.functional.cross_entropy(model(x), y).backward()": 0,
+    "nn.functional.cross_entropy(model(x), y).backward(); optimizer.zero_grad()": 2,
+    "nn.functional.cross_entropy(model(x), y).backward(); model.zero_grad(set_to_none=False)": 2,
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_gradient_erased_before_the_step_is_seen(tmp_path: Path, order: str) -> None:
+    captured = capture(script(tmp_path, LOOP.format(order)))
+    assert captured.facts["script"]["erased"] == ORDERS[order]
+    report = look_at(captured, target="", seed=0, probes=False)
+    broken = [one for one in report.findings if one.code == "G501"]
+    assert [one.where for one in broken] == ([("optimizer",)] if ORDERS[order] else [])

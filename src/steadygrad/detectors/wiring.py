@@ -32,8 +32,12 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
     Nothing is judged by the size of a gradient: an exact zero that heals (LoRA's B, zero gammas,
     zero heads), a key's bias, a bias before a norm all have a path.
 
-    Broken: no parameter is reached, none requires a gradient, one that the optimizer steps is cut,
-    or a layer is not registered. Without an optimizer a cut is broken when it takes the first layer
+    Under a script, `.grad` is looked at as the optimizer finds it at its first step: where
+    backward() reached parameters of the optimizer and none has a gradient that is not zero, though
+    the loss does, it was *erased* in between.
+
+    Broken: no parameter is reached, the gradient is erased, none requires a gradient, one that the
+    optimizer steps is cut, or a layer is not registered. Without an optimizer a cut is broken when it takes the first layer
     or `large` = 50 % of the unreached model (chosen by us) inside of the model's own code. A cut by
     `no_grad` is at most a risk: somebody asked for it.
 
@@ -47,8 +51,9 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
     train what looks cut here: give `check` the whole loss.
 
     **What to try.** Remove the detach, keep layers in `nn.ModuleList` or `nn.ModuleDict`, replace
-    argmax and round by softmax or Gumbel-softmax, do in torch what numpy did; with PEFT and
-    gradient checkpointing `model.enable_input_require_grads()` or `use_reentrant=False`.
+    argmax and round by softmax or Gumbel-softmax, do in torch what numpy did; `zero_grad()` before
+    `backward()`; with PEFT and gradient checkpointing `model.enable_input_require_grads()` or
+    `use_reentrant=False`.
 
     **References.** pytorch/pytorch #666, #38639 (lists of layers); huggingface/transformers #26334,
     #35826 (checkpointing and PEFT); Jang 2017 (Gumbel-softmax).
@@ -62,6 +67,7 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
     if not facts["reached"]:
         yield _nothing_reached(facts)
         return
+    yield from _erased(record)
     yield from _unregistered(facts["unregistered"])
     yield from _cut(facts, large)
     yield from _idle(facts["unreached"])
@@ -187,6 +193,27 @@ def _in_vain() -> Finding:
     patch = "assert loss.grad_fn is not None  # keep tensors, do not rebuild the loss from numbers"
     advice = (Advice("keep-the-graph", patch),)
     return Finding(Severity.broken, says, ("loss",), try_next=advice, magnitude=9.0)
+
+
+def _erased(record: Record) -> Iterator[Finding]:
+    """Gradients that are gone when the optimizer steps, though the loss has some."""
+    count = record.facts.get("script", {}).get("erased", 0)
+    if not count or record.facts.get("nonfinite", {}).get("no_gradient"):
+        return
+    says = (
+        f"backward() gave {count} parameters a gradient, and none of them has it when the "
+        "optimizer steps: zero_grad() stands between backward() and step(), so that nothing moves"
+    )
+    patch = "optimizer.zero_grad()\nloss.backward()\noptimizer.step()  # in this order"
+    yield Finding(
+        Severity.broken,
+        says,
+        ("optimizer",),
+        {"parameters": count},
+        ruled_out=("the loss: its gradient is not zero",),
+        try_next=(Advice("zero-before-backward", patch),),
+        magnitude=9.0,
+    )
 
 
 @detector("G502", "not-in-optimizer", needs=("wiring",), explains=("G402",))
