@@ -27,7 +27,8 @@ def blocked_output(record: Record) -> Iterator[Finding]:
     and a cross-entropy over one class are constant: broken. A last ReLU of which every output is
     zero: broken; before a cross-entropy, one that is zero for every sample in a class that has
     labels: a risk. A softmax (or sigmoid) before cross_entropy, which takes the softmax itself, and
-    a sigmoid before binary_cross_entropy_with_logits: a risk, since the loss keeps a floor (ln(e + C - 1) - 1, 1.46 for ten classes) and passes a fraction of the gradient, as measured
+    a sigmoid before binary_cross_entropy_with_logits: a risk, since the loss keeps a floor
+    (ln(e + C - 1) - 1, 1.46 for ten classes) and passes a fraction of the gradient, as measured
     (0.12 for ten classes, 0.003 for a thousand: broken below 0.05). log_softmax twice is harmless
     and not reported. Targets of which more than 60 % lie beyond what the last tanh, sigmoid or ReLU
     can put out. A sigmoid that is exactly 0 or 1 for most samples, most of them wrongly.

@@ -31,7 +31,8 @@ def constant_input(record: Record) -> Iterator[Finding]:
     into one buffer, or a wrong index, returns the same sample again and again.
 
     **When it is wrong.** When one distribution is fitted without any input, and a dummy is given in
-    its place. One batch may be blank by chance. Equal samples with equal targets (overfitting one
+    its place, and where the first states of an environment are all the same. It is a risk, never
+    broken, since one batch may be blank by chance. Equal samples with equal targets (overfitting one
     sample as a test) and inputs made inside the model (learned queries, a learned constant) are
     left alone.
 
@@ -47,7 +48,7 @@ def constant_input(record: Record) -> Iterator[Finding]:
         if _asks_for_more(one, alike["samples"]):
             what = "zero" if alike["zero"] else "the same"
             yield Finding(
-                Severity.broken,
+                Severity.risk,
                 f"all {alike['samples']} samples are {what}, and the targets of {one['name']} "
                 "differ: no prediction can be better than one constant.",
                 ("data",),

@@ -37,9 +37,9 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
     the loss does, it was *erased* in between.
 
     Broken: no parameter is reached, the gradient is erased, none requires a gradient, one that the
-    optimizer steps is cut, or a layer is not registered. Without an optimizer a cut is broken when it takes the first layer
-    or `large` = 50 % of the unreached model (chosen by us) inside of the model's own code. A cut by
-    `no_grad` is at most a risk: somebody asked for it.
+    optimizer steps is cut, or a layer is not registered. Without an optimizer a cut is broken when
+    it takes the first layer or `large` = 50 % of the unreached model (chosen by us) inside of the
+    model's own code. A cut by `no_grad` is at most a risk: somebody asked for it.
 
     **Why it matters.** These weights stay as they were drawn. The loss falls a little all the same,
     because other layers learn, so that nothing else tells.
@@ -197,9 +197,13 @@ def _in_vain() -> Finding:
 
 def _erased(record: Record) -> Iterator[Finding]:
     """Gradients that are gone when the optimizer steps, though the loss has some."""
-    count = record.facts.get("script", {}).get("erased", 0)
-    if not count or record.facts.get("nonfinite", {}).get("no_gradient"):
+    erased = record.facts.get("script", {}).get("erased")
+    if not erased:
         return
+    zero = record.facts.get("nonfinite", {}).get("no_gradient")
+    if not erased["none"] and (zero or not record.facts["wiring"]["has_loss"]):
+        return  # perhaps it is zero
+    count = erased["parameters"]
     says = (
         f"backward() gave {count} parameters a gradient, and none of them has it when the "
         "optimizer steps: zero_grad() stands between backward() and step(), so that nothing moves"

@@ -71,16 +71,19 @@ def _in_vain(heard: Heard, optimizer: Optimizer) -> bool:
     return not (touched & trained.keys() or any(p.grad is not None for p in trained.values()))
 
 
-def _erased(heard: Heard, optimizer: Optimizer) -> int:
-    """Number of parameters that backward() reached, where the step sees no gradient of any.
+def _erased(heard: Heard, optimizer: Optimizer) -> dict[str, Any]:
+    """Number of parameters that backward() reached where the step finds no gradient; {} if it does.
 
-    The step is a hook away: what `.grad` holds now is what the optimizer is about to use.
+    The step is a hook away: what `.grad` holds now is what the optimizer is about to use. `none`
+    says that every gradient is None, which no backward pass leaves behind.
     """
     touched = {leaf for terms in heard.passes for term in terms for leaf in term.reached}
     stepped = [p for group in optimizer.param_groups for p in group["params"]]
     mine = [p for p in stepped if id(p) in touched]
-    seen = any(p.grad is not None and _has_any(p.grad) for p in stepped)
-    return 0 if seen else len(mine)
+    held = [p.grad for p in stepped if p.grad is not None]
+    if not mine or any(_has_any(grad) for grad in held):
+        return {}
+    return {"parameters": len(mine), "none": not held}
 
 
 def _has_any(grad: Tensor) -> bool:
