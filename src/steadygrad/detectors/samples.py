@@ -32,8 +32,8 @@ def constant_input(record: Record) -> Iterator[Finding]:
 
     **When it is wrong.** When one distribution is fitted without any input, and a dummy is given in
     its place, and where the first states of an environment are all the same. It is a risk, never
-    broken, since one batch may be blank by chance. Equal samples with equal targets (overfitting one
-    sample as a test) and inputs made inside the model (learned queries, a learned constant) are
+    broken, since one batch may be blank by chance. Equal samples with equal targets (overfitting
+    one sample as a test) and inputs made inside the model (learned queries, a learned constant) are
     left alone.
 
     **What to try.** Look at the batch: `x.std(0)`; divide by 255.0 after `.float()`.

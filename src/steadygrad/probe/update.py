@@ -224,14 +224,14 @@ def _settings(subject: Subject) -> dict[str, Any]:
         "lr": max(float(group["lr"]) for group in groups),
         "momentum": max(float(group.get("momentum", 0.0)) for group in groups),
         "attends": any("Attention" in type(one).__name__ for one in subject.model.modules()),
-        "decay": max(float(g["lr"]) * float(g.get("weight_decay", 0.0)) for g in groups),
+        "decay": max(float(g["lr"]) * float(g.get("weight_decay") or 0.0) for g in groups),
         "warming_up": any(float(g["lr"]) < _aim(g) for g in groups),
     }
 
 
 def _aim(group: dict[str, Any]) -> float:
     """The lr that an attached schedule leads to; the group's own where there is none."""
-    return max(float(group.get(key, group["lr"])) for key in ("initial_lr", "max_lr"))
+    return max(float(group.get(key) or group["lr"]) for key in ("initial_lr", "max_lr"))
 
 
 def _moves(
@@ -309,8 +309,8 @@ def trial(subject: Subject, steps: int, facts: dict[str, Any]) -> dict[str, Any]
     The arm at the lr gets twice the steps more when it fails: large steps may find a flatter place
     first (the catapult of Lewkowycz 2020). Where ten thousand steps would neither move a weight nor
     lower the loss by a tenth, another arm takes a power of ten times the lr, so that weights move
-    by about 1e-2. Where weight decay takes more than 1 % of a weight per step, or outweighs the
-    gradient, an arm goes without, and both get the steps of one that fails.
+    by about 1e-2. Where weight decay takes more than 1 % of a weight per step, an arm goes without,
+    and both get the steps of one that fails.
     """
     mine = Arm(subject)
     losses = mine.descend(steps, lambda _: 1.0)
