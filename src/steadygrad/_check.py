@@ -26,6 +26,8 @@ from steadygrad.probe.graph import reachable
 from steadygrad.probe.loss import loss as loss_end
 from steadygrad.probe.nonfinite import first_nonfinite
 from steadygrad.probe.opened import opened, zero_by_design
+from steadygrad.probe.pairs import pairs
+from steadygrad.probe.samples import samples
 from steadygrad.probe.sandbox import sandbox
 from steadygrad.probe.subject import Probe, Readings, Subject, replayed, rng_states
 from steadygrad.probe.through_time import through_time
@@ -35,7 +37,16 @@ from steadygrad.probe.update import update
 from steadygrad.probe.values import values
 from steadygrad.probe.wiring import wiring
 
-PROBES: tuple[Probe, ...] = (first_nonfinite, wiring, values, dropped, data, loss_end)
+PROBES: tuple[Probe, ...] = (
+    first_nonfinite,
+    wiring,
+    values,
+    dropped,
+    data,
+    samples,
+    loss_end,
+    pairs,
+)
 """Probes of the first pass. `flow` comes before, on a pass of its own where zeros hide."""
 
 OPTIONAL: tuple[Probe, ...] = (through_time, update)

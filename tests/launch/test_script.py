@@ -408,3 +408,32 @@ sys.exit(code)
 """
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+LOOP = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+torch.manual_seed(0)
+model = nn.Linear(4, 2)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+x, y = torch.randn(8, 4), torch.arange(8) % 2
+{}
+optimizer.step()
+"""
+ORDERS = {
+    "optimizer.zero_grad(); F.cross_entropy(model(x), y).backward()": {},
+    "F.cross_entropy(model(x), y).backward(); optimizer.zero_grad()": {"none": True},
+    "F.cross_entropy(model(x), y).backward(); model.zero_grad(set_to_none=False)": {"none": False},
+    "(0 * F.cross_entropy(model(x), y)).backward()": {"none": False},  # it was zero before
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_gradient_erased_before_the_step_is_seen(tmp_path: Path, order: str) -> None:
+    captured = capture(script(tmp_path, LOOP.format(order)))
+    erased = captured.facts["script"]["erased"]
+    assert erased == ({"parameters": 2, **ORDERS[order]} if ORDERS[order] else {})
+    report = look_at(captured, target="", seed=0, probes=False)
+    broken = [one.where for one in report.findings if one.code == "G501"]
+    assert broken == ([("optimizer",)] if "zero_grad" in order.partition(";")[2] else [])

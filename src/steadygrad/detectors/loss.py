@@ -26,7 +26,8 @@ def blocked_output(record: Record) -> Iterator[Finding]:
     What it looks at: a dropout with p = 1, whose output is all zero: torch's p is the share that is
     dropped, not the share that is kept. Then the op whose output the loss was given, views apart.
     A softmax over one unit and a cross-entropy over one class are constant: broken. A last ReLU of
-    which every output is zero: broken. A softmax (or sigmoid) before cross_entropy, which takes the
+    which every output is zero: broken; before a cross-entropy, one that is zero for every sample in
+    a class that has labels: a risk. A softmax (or sigmoid) before cross_entropy, which takes the
     softmax itself, and a sigmoid before binary_cross_entropy_with_logits: a risk, since the loss
     keeps a floor (ln(e + C - 1) - 1, 1.46 for ten classes) and passes a fraction of the gradient,
     as measured (0.12 for ten classes, 0.003 for a thousand: broken below 0.05). log_softmax twice
@@ -203,4 +204,19 @@ def _unreached(one: Fact, *, most: float = 0.6) -> Finding | None:
     )
 
 
-LOOKS = (_one_unit, _softmax_twice, _sigmoid_twice, _shut, _saturated, _unreached)
+def _shut_classes(one: Fact) -> Finding | None:
+    if not one.get("shut"):
+        return None
+    shut, classes = one["shut"], one["classes"]
+    says = (
+        f"{len(shut)} of {classes} classes ({shut[0]}, ...) score zero for every sample behind the "
+        "last ReLU: no gradient passes it, so that they are never predicted"
+    )
+    advice = (Advice("no-last-relu", f"{_identity(one['end'])}# no ReLU at the output"),)
+    evidence = {"shut": float(len(shut)), "classes": float(classes)}
+    return Finding(
+        Severity.risk, says, _where(one["end"]), evidence, try_next=advice, magnitude=4.0
+    )
+
+
+LOOKS = (_one_unit, _softmax_twice, _sigmoid_twice, _shut, _shut_classes, _saturated, _unreached)

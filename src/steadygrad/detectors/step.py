@@ -249,19 +249,25 @@ def _ramp_works(arms: Arms, *, least: float = 0.15) -> bool:
 
 
 @detector("G402", "lr-too-low", needs=("update", "trial"))
-def lr_too_low(record: Record, *, ratio: float = 1e-7) -> Iterator[Finding]:
-    """A learning rate at which no weight gets anywhere.
+def lr_too_low(record: Record, *, ratio: float = 1e-7, crawl: float = 1e-5) -> Iterator[Finding]:
+    """A learning rate at which nothing gets anywhere.
 
-    **What it looks at.** The largest |dW| / |W| over the weight matrices in the first step. Below
-    `ratio` = 1e-7 a hundred thousand steps move no matrix by more than 1 % (chosen by us). It is
-    reported only when the loss stands still in the trial and falls by 1 % at an lr that moves
-    weights by 1e-3 per step, which was tried. An lr of exactly zero, and one that a schedule is
-    warming up, are left alone.
+    **What it looks at.** The largest |dW| / |W| over the weight matrices in the first step, and the
+    share of the loss that this step takes off to first order (the update times the gradient), both
+    divided by 1 - momentum, which adds up steps. When both are below `crawl` = 1e-5, ten thousand
+    steps would change neither by more than a tenth; this is asked only of a network that has not
+    learned yet, whose loss is above half of what a constant prediction costs. Of any network it is
+    asked whether no matrix moves by `ratio` = 1e-7 (both chosen by us). It is reported only when
+    the loss stands still in the trial and falls by 1 % (by 5 % for a crawl) in 20 steps at an lr
+    that moves weights by about 1e-2 per step, which was tried. An lr of exactly zero, and one that
+    a schedule is warming up, are left alone.
 
     **Why it matters.** The run looks like one that cannot learn. SGD with Adam's lr is the usual
-    case.
+    case: 1e-6 is small there.
 
-    **When it is wrong.** When a warm-up is set in the loop, without a scheduler.
+    **When it is wrong.** When a warm-up is set in the loop, without a scheduler, and starts that
+    low. Fine-tuning with AdamW at 1e-6 moves ten thousand weights at once, and its first step
+    takes far more off the loss.
 
     **What to try.** The lr of the trial that fell, then less.
 
@@ -269,20 +275,37 @@ def lr_too_low(record: Record, *, ratio: float = 1e-7) -> Iterator[Finding]:
     """
     facts, arms = record.facts["update"], Arms(record.facts["trial"]["losses"])
     higher = [arm for arm in arms.losses if arm.startswith("lr*")]
-    idle = 0 < facts["largest_ratio"] < ratio and abs(arms.fall("lr")) < 0.001
-    if not higher or not idle or facts["half"] or arms.fall(higher[0]) < 0.01:
+    if not higher or facts["half"] or not abs(arms.fall("lr")) < 0.001:
+        return
+    idle = 0 < facts["largest_ratio"] < ratio
+    crawls = _crawls(facts, crawl) and not _has_learned(record)
+    if arms.fall(higher[0]) < (0.01 if idle else 0.05) or not (idle or crawls):
         return
     times = float(higher[0].partition("*")[2])
+    share = facts["first_fall"] / abs(facts["loss_before"]) if facts["loss_before"] else 0.0
     yield Finding(
         Severity.risk,
         f"at lr {facts['lr']:g} a step moves weights by {facts['largest_ratio']:.1g} of their size "
-        f"at most and the loss stands; at {facts['lr'] * times:.1g} it falls from "
-        f"{arms.losses[higher[0]][0]:.3g} to {arms.losses[higher[0]][-1]:.3g}.",
+        f"at most, takes {share:.1g} off the loss, and it stands; at {facts['lr'] * times:.1g} it "
+        f"falls from {arms.losses[higher[0]][0]:.3g} to {arms.losses[higher[0]][-1]:.3g}.",
         ("lr",),
-        {"largest_ratio": facts["largest_ratio"], **_numbers(facts, arms)},
+        {"largest_ratio": facts["largest_ratio"], "share": share, **_numbers(facts, arms)},
         try_next=(Advice("higher-lr", f"lr={facts['lr'] * times:.1g}"),),
-        magnitude=-math.log10(facts["largest_ratio"]) - 7,
+        magnitude=max(-math.log10(facts["largest_ratio"]) - 7, 0.0),
     )
+
+
+def _crawls(facts: Facts, crawl: float) -> bool:
+    """Whether steps like the first neither move weights nor lower the loss by a share of them."""
+    once = crawl * (1 - facts["momentum"])
+    falls = facts["first_fall"] >= once * abs(facts["loss_before"])
+    return bool(facts["largest_ratio"] < once and not falls)
+
+
+def _has_learned(record: Record, *, share: float = 0.5) -> bool:
+    """Whether the loss is well below a constant prediction's, or nobody knows what that costs."""
+    known = [one for one in record.facts.get("losses") or [] if one.get("constant_loss")]
+    return not known or any(one["value"] < share * one["constant_loss"] for one in known)
 
 
 @detector("G405", "swallowed-update", needs=("update",), explains=("G402",))

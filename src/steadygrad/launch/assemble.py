@@ -76,6 +76,28 @@ def _in_vain(heard: Heard, optimizer: Optimizer) -> bool:
     return not (touched & trained.keys() or any(p.grad is not None for p in trained.values()))
 
 
+def _erased(heard: Heard, optimizer: Optimizer) -> dict[str, Any]:
+    """Number of parameters that backward() reached where the step finds no gradient; {} if it does.
+
+    The step is a hook away: what `.grad` holds now is what the optimizer is about to use. `none`
+    says that every gradient is None, which no backward pass leaves behind.
+    """
+    touched = {leaf for terms in heard.passes for term in terms for leaf in term.reached}
+    stepped = [p for group in optimizer.param_groups for p in group["params"]]
+    mine = [p for p in stepped if id(p) in touched]
+    held = [p.grad for p in stepped if p.grad is not None]
+    if not mine or any(_has_any(grad) for grad in held):
+        return {}
+    return {"parameters": len(mine), "none": not held}
+
+
+def _has_any(grad: Tensor) -> bool:
+    """Whether a gradient is not zero; of one in an unusual layout it is taken for granted."""
+    if grad.is_sparse:
+        return bool(grad._values().any())
+    return grad.layout is not torch.strided or bool(grad.any())
+
+
 def chosen(passes: Sequence[Sequence[Term]]) -> list[Term]:
     """Take the first backward pass, and those after it that reach parameters of their own.
 
@@ -223,6 +245,7 @@ def _facts(heard: Heard, model: nn.Module, optimizer: Optimizer) -> dict[str, An
         "training": model.training,
         "trained_by_others": _others(heard, model, optimizer),
         "in_vain": _in_vain(heard, optimizer),
+        "erased": _erased(heard, optimizer),
     }
     if heard.scale is not None:
         script["loss_scale"] = heard.scale

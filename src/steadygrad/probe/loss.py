@@ -205,6 +205,8 @@ def _fact(trace: Trace, heard: Heard, node: Node | None) -> dict[str, Any]:
     }
     if heard.name in CLASSES:
         fact |= _classes(heard, given, target)
+        if fact["end"]["op"] == "relu" and isinstance(target, Tensor):
+            fact["shut"] = _shut(given, target)
     if heard.name in BINARY and isinstance(target, Tensor):
         fact |= _binary(heard, given, target)
     if heard.name in SQUARED and isinstance(target, Tensor):
@@ -308,9 +310,42 @@ def _classes(heard: Heard, given: Tensor, target: object) -> dict[str, Any]:
             found["softmax_factor"] = _softmax_factor(rows)
     else:
         found["log_total"] = float(rows.logsumexp(-1).abs().max()) if len(rows) else 0.0
+    if (rows >= 0).all() or (rows <= 0).all():
+        found["softmax_axis"] = _softmax_axis(found, given, axis)
+        found["contrast"] = len(given) == classes and _is_permutation(target)
     if isinstance(target, Tensor) and not target.is_floating_point():
         found |= _effective(heard.arguments, target, classes)
     return found
+
+
+def _shut(given: Tensor, target: Tensor, *, least: int = 32) -> list[int]:
+    """Labelled classes whose scores are zero for each of at least `least` samples."""
+    if given.dim() != 2 or target.dim() != 1 or target.is_floating_point() or len(given) < least:
+        return []
+    off = (given == 0).all(0)
+    return [int(label) for label in target.unique() if 0 <= label < len(off) and off[label]]
+
+
+def _softmax_axis(
+    found: Mapping[str, Any], given: Tensor, classes: int, *, rounding: float = 1e-3
+) -> int | None:
+    """Axis on which probabilities sum to one, where that is not the classes' axis."""
+    logs = "log_total" in found
+    if not given.numel() or (found["log_total"] < rounding if logs else found["probabilities"]):
+        return None
+    values = given.double().exp() if logs else given.double()
+    if float(values.min()) < 0 or float(values.max()) > 1 + rounding:
+        return None
+    others = [axis for axis in range(given.dim()) if axis != classes and given.shape[axis] > 1]
+    sums = ((axis, float((values.sum(axis) - 1).abs().max())) for axis in others)
+    return next((axis for axis, off in sums if off < rounding), None)
+
+
+def _is_permutation(target: object) -> bool:
+    """Whether labels ask for every class once: samples are contrasted with samples."""
+    if not isinstance(target, Tensor) or target.dim() != 1 or target.is_floating_point():
+        return False
+    return bool((target.sort().values == torch.arange(len(target), device=target.device)).all())
 
 
 def _softmax_factor(p: Tensor) -> float:
