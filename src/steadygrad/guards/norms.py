@@ -16,7 +16,7 @@ from torch import Tensor
 
 from steadygrad.guards.dtensor import is_dtensor, placements, to_local
 
-HALF = (torch.float16, torch.bfloat16)
+HALF = {torch.float16, torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +75,13 @@ class Reader:
     def norms(self, *, double: bool = False) -> Tensor:
         """The norm of every gradient over all ranks [parameters], float64; 0 for a missing one."""
         every = self.all(settle=True)
-        places = [place for place, grad in enumerate(every) if grad is not None]
-        mine = norms_of([grad for grad in every if grad is not None], double=double)
-        if len(places) == len(every) and not self.groups:
+        there = [grad for grad in every if grad is not None]
+        mine = norms_of(there, double=double)
+        if len(there) == len(every) and not self.groups:
             return mine
-        home = mine.device if places else self.parameters[0].device
+        home = mine.device if there else self.parameters[0].device
         norms = torch.zeros(len(every), dtype=torch.float64, device=home)
-        norms[places] = mine
+        norms[[place for place, grad in enumerate(every) if grad is not None]] = mine
         if not self.groups:
             return norms
         norms.square_()
@@ -134,13 +134,13 @@ def norms_of(grads: Sequence[Tensor], *, double: bool = False) -> Tensor:
         return torch.zeros(0, dtype=torch.float64)
     if double:
         norms = [torch.linalg.vector_norm(_real(one), dtype=torch.float64) for one in grads]
-    elif any(one.dtype in HALF for one in grads):
+    elif not HALF.isdisjoint({one.dtype for one in grads}):
         norms = [_in_float32(one) for one in grads]
     else:
         norms = list(torch._foreach_norm(list(grads)))  # private; torch's own clipping calls it
-    home, kind = norms[0].device, norms[0].dtype
-    if any(one.device != home or one.dtype != kind for one in norms):
-        norms = [one.to(home, torch.float64, non_blocking=True) for one in norms]
+    if len({one.get_device() for one in norms}) > 1:
+        home = norms[0].device
+        norms = [one.to(home, non_blocking=True) for one in norms]
     return torch.stack(norms).double()
 
 
