@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -115,8 +115,7 @@ def _read_gradients(subject: Subject, facts: dict[str, Any], readings: Readings)
         return gradients([root], list(named.values()), [noise])
 
     with Amplification(subject.trace, root.grad_fn) as blown_up:
-        found = dict(zip(named, pull(), strict=True))
-    logs = {name: log10_norm(_dense(g)) for name, g in found.items() if g is not None}
+        logs = _log_norms(named, pull)
     facts["gradients"] = [name for name, size in logs.items() if size == math.inf]
     facts["no_gradient"] = bool(logs) and all(size == -math.inf for size in logs.values())
     readings.facts["norm_overflow"] = _overflowing(named, logs)
@@ -126,6 +125,30 @@ def _read_gradients(subject: Subject, facts: dict[str, Any], readings: Readings)
         if facts["backward"].get("broken_before"):
             found = _forward(subject)
             facts["forward"] = found if found.get("how") in ("born", "nan") else {}
+
+
+def _log_norms(
+    named: dict[str, Tensor], pull: Callable[[], tuple[Tensor | None, ...]]
+) -> dict[str, float]:
+    """log10 of the norm of each gradient that arrives, read on arrival: none is kept."""
+    early: dict[str, float] = {}
+
+    def reader(name: str) -> Callable[[Tensor], Tensor | None]:
+        def hook(gradient: Tensor) -> Tensor | None:
+            early[name] = log10_norm(_dense(gradient))
+            plain = type(gradient) is Tensor and gradient.layout is torch.strided
+            return gradient.new_zeros(()).expand_as(gradient) if plain else None
+
+        return hook
+
+    handles = [one.register_hook(reader(name)) for name, one in named.items() if one.is_leaf]
+    try:
+        found = dict(zip(named, pull(), strict=True))
+    finally:
+        for handle in handles:
+            handle.remove()
+    arrived = {name: g for name, g in found.items() if g is not None}
+    return {n: early[n] if n in early else log10_norm(_dense(g)) for n, g in arrived.items()}
 
 
 def _wanted(subject: Subject, named: dict[str, Tensor]) -> dict[str, Tensor]:

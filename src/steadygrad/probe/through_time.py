@@ -25,7 +25,6 @@ from steadygrad.core.record import Site
 from steadygrad.probe.gradients import gradients
 from steadygrad.probe.subject import Readings, Subject, replayed
 from steadygrad.probe.trace import Call
-from steadygrad.probe.tree import tensors
 
 SAMPLES = 4  # sequences that are run again
 LONGEST = 1024  # time steps that are run again, the last ones
@@ -244,7 +243,7 @@ def _chained(calls: list[Call]) -> bool:
 def _depends(later: Call, earlier: Call, limit: int = 400) -> bool:
     """Whether an input of the later call comes from an output of the earlier one, nearby."""
     wanted = set(earlier.outputs)
-    stack = [t.grad_fn for t in tensors(later.inputs) if t.grad_fn is not None]
+    stack = list(later.given)
     seen: set[Node] = set(stack)
     while stack and len(seen) < limit:
         node = stack.pop(0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+PLAIN = (bool, int, float, str, type(None))  # by far the most that is met
 Tree = Any  # whatever a module takes or returns
 
 
@@ -19,11 +20,16 @@ def tensors(tree: Tree) -> Iterator[Tensor]:
         yield tree
         return
     for part in _parts(tree):
-        yield from tensors(part)
+        if isinstance(part, Tensor):
+            yield part
+        elif type(part) not in PLAIN:
+            yield from tensors(part)
 
 
 def _parts(tree: Tree) -> Iterable[Tree]:
     """What a container holds; nothing for anything else."""
+    if type(tree) in PLAIN:
+        return ()
     if isinstance(tree, PackedSequence):
         return (tree.data,)
     if isinstance(tree, Mapping):
