@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steadygrad.probe.subject import Readings, Subject
 from steadygrad.probe.trace import Trace
-from steadygrad.probe.tree import Tree, tensors
+from steadygrad.probe.tree import Tree, is_transformed, tensors
 
 PLAIN = (Tensor, bool, int, float, str, type(None))
 SCATTERS = re.compile(r"dropout|batch_?norm|instance_norm|group_norm|layer_norm")
@@ -29,7 +29,8 @@ def _alike(trees: list[Tree]) -> dict[str, Any]:
     """Number of samples, where everything that was given is a tensor of as many equal rows."""
     given = [one for tree in trees for one in tensors(tree)]
     sizes = {len(one) if one.dim() else 0 for one in given}
-    if len(sizes) != 1 or max(sizes) < LEAST or not all(_plain(tree) for tree in trees):
+    readable = all(_plain(tree) for tree in trees) and not any(map(is_transformed, given))
+    if len(sizes) != 1 or max(sizes) < LEAST or not readable:
         return {}
     with torch.no_grad():
         if not all(_equal_rows(one.detach()) for one in given):

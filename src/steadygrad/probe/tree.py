@@ -68,10 +68,10 @@ def _rebuilt(original: dict[Any, Any], changed: dict[Any, Any]) -> dict[Any, Any
 def is_signal(tensor: Tensor) -> bool:
     """Whether a tensor is a dense floating signal that can carry a gradient and be read."""
     dense = tensor.is_floating_point() and tensor.layout is torch.strided
-    return dense and not _transformed(tensor)
+    return dense and not is_transformed(tensor)
 
 
-def _transformed(tensor: Tensor) -> bool:
+def is_transformed(tensor: Tensor) -> bool:
     """Whether a tensor lives inside torch.func.vmap or grad, where no number can be read.
 
     The question is private to torch; where it cannot be asked, the answer is no.
