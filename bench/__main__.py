@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("patients", "zoo", "faults", "depth", "cost", "start", "ground_truth")
+NAMES = ("patients", "zoo", "faults", "depth", "cost", "start", "distributed", "ground_truth")
 
 
 def main(arguments: list[str]) -> int:

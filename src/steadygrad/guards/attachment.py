@@ -57,6 +57,7 @@ class Attachment:
         strict: bool,
         keep: Callable[[Event], None],
     ) -> None:
+        reader_of(optimizer, model)  # says at once what it lacks; layouts may change until a step
         self.optimizer, self.policies, self.model = optimizer, tuple(policies), model
         self.strict = strict
         self.steps = 0
@@ -69,13 +70,13 @@ class Attachment:
         self._judged: Judged | None = None
         self._faulty: set[str] = set()
         self._known: tuple[object, Reader, list[str]] | None = None
+        for policy in self.policies:
+            if isinstance(policy, Attached):
+                policy.attach(Surroundings(optimizer, model))
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
-        for policy in self.policies:
-            if isinstance(policy, Attached):
-                policy.attach(Surroundings(optimizer, model))
 
     def remove(self) -> None:
         """Take the hooks away and leave the optimizer as it was."""
@@ -111,8 +112,8 @@ class Attachment:
     def _judge(self) -> None:
         try:
             reader, names = self._reader()
-            if not any(one.grad is not None for one in reader.parameters):
-                return
+            if not reader.groups and not any(one.grad is not None for one in reader.parameters):
+                return  # with groups, other ranks may have some and wait for this one
             judged = self._decided(reader, names)
             self._judged = judged
             self._carried = carry_out(self.optimizer, reader, judged.plan, fused=self._fused)

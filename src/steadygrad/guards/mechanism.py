@@ -141,7 +141,8 @@ def _loses_momentum(optimizer: Optimizer) -> bool:
 
 
 def _device(reader: Reader) -> torch.device:
-    return next(one.grad.device for one in reader.parameters if one.grad is not None)
+    grads = (one.grad.device for one in reader.parameters if one.grad is not None)
+    return next(grads, reader.parameters[0].device)
 
 
 def takes_divisor(optimizer: Optimizer) -> bool:
