@@ -313,7 +313,7 @@ def test_without_a_path_to_an_input_the_flow_is_blind() -> None:
 
 def blind(readings: Readings) -> str:
     assert readings.rows == []
-    assert set(readings.blind) == {"flow", "gain", "weight_gain"}
+    assert set(readings.blind) == {"flow", "gain", "op_gain", "weight_gain"}
     assert len(set(readings.blind.values())) == 1
     return readings.blind["flow"]
 

@@ -29,6 +29,7 @@ from steadygrad.guards.number import Number, Truth, any_of, either, is_finite
 from steadygrad.guards.policies.stop import TrainingStopped
 from steadygrad.guards.policy import Attached, Event, Policy, Surroundings
 from steadygrad.guards.readers import reader_of
+from steadygrad.guards.refusals import mark
 
 SUSPECTS = 3  # named in an event
 
@@ -70,17 +71,23 @@ class Attachment:
         self._judged: Judged | None = None
         self._faulty: set[str] = set()
         self._known: tuple[object, Reader, list[str]] | None = None
+        self._reads = all(  # whether numbers may be read without waiting for a device
+            one.device.type == "cpu" for group in optimizer.param_groups for one in group["params"]
+        )
         for policy in self.policies:
             if isinstance(policy, Attached):
-                policy.attach(Surroundings(optimizer, model))
+                policy.attach(Surroundings(optimizer, model))  # may refuse
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
+        self.active = True
+        mark(self.policies, self)
 
     def remove(self) -> None:
         """Take the hooks away and leave the optimizer as it was."""
         self._undo()
+        self.active = False
         for handle in self._handles:
             handle.remove()
 
@@ -133,7 +140,7 @@ class Attachment:
 
     def _decided(self, reader: Reader, names: list[str]) -> Judged:
         given, amp_skips = self._amp()
-        norms, total, overflowed = _look(reader)
+        norms, total, overflowed = _look(reader, read=self._reads)
         scaled = isinstance(given, Tensor) or given != 1.0
         if scaled:
             norms, total = norms / given, total / given
@@ -174,7 +181,7 @@ class Attachment:
             plan.divide = 1.0
         if decision.rewrite is not None:
             decision.rewrite(judged.now)
-        norms, total, _ = _look(reader)
+        norms, total, _ = _look(reader, read=self._reads)
         judged.now = replace(judged.now, norms=norms, total=total)
 
     def _amp(self) -> tuple[Number, Truth]:
@@ -183,8 +190,11 @@ class Attachment:
             return 1.0, False
         attributes = vars(self.optimizer)
         scale, found = attributes.get("grad_scale"), attributes.get("found_inf")
-        given = _number(scale) if scale is not None else 1.0
-        return given, (_number(found) > 0 if found is not None else False)
+        given = self._number(scale) if scale is not None else 1.0
+        return given, (self._number(found) > 0 if found is not None else False)
+
+    def _number(self, value: Tensor) -> Number:
+        return value.item() if self._reads else value.double().reshape(())
 
     # --- After the step ---
 
@@ -197,7 +207,7 @@ class Attachment:
             return
         self.skipped = any_of(judged.plan.skip, judged.plan.amp_skips)
         if self._buffers is not None:
-            self._buffers.restore(self.skipped)
+            self._buffers.settle(self.skipped)
         step = self.steps - 1
         if isinstance(judged.now.total, Tensor):
             self._mailbox.post(step, _packed(judged, self.skipped))
@@ -249,22 +259,18 @@ class Attachment:
 # --- Norms -------------------------------------------------------------------------------------
 
 
-def _look(reader: Reader) -> tuple[Tensor, Number, bool]:
+def _look(reader: Reader, *, read: bool) -> tuple[Tensor, Number, bool]:
     """Norms, their total, and whether finite gradients overflowed: then the sums are in float64.
 
     On a device a second look would wait for the first: an overflow there counts as not finite.
     """
     norms = reader.norms()
-    total = total_of(norms)
+    total = total_of(norms, read=read)
     if isinstance(total, Tensor) or is_finite(total):
         return norms, total, False
     exact = reader.norms(double=True)
-    total = total_of(exact)
+    total = total_of(exact, read=True)
     return exact, total, bool(is_finite(total))
-
-
-def _number(value: Tensor) -> Number:
-    return value.item() if value.device.type == "cpu" else value.double().reshape(())
 
 
 def _smaller(one: Number, other: Number) -> Number:

@@ -6,8 +6,6 @@ infinite batch leaves them infinite for good.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
@@ -19,39 +17,38 @@ class Buffers:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._kept = [(one, one.detach().clone(), one._version) for one in self._all()]
+        self._kept: dict[int, tuple[Tensor, Tensor, int]] = {}  # buffer, copy, version copied
+        self._accept()
 
-    def accept(self) -> None:
-        """Take what the buffers are now."""
-        kept = {id(one): (copy, version) for one, copy, version in self._kept}
-        self._kept = [self._renewed(one, kept.get(id(one))) for one in self._all()]
-
-    def restore(self, skipped: Truth) -> None:
-        """Put back the copies where the step was skipped, take the present values elsewhere."""
+    @torch.no_grad()
+    def settle(self, skipped: Truth) -> None:
+        """After a step: put the copies back where it was skipped, renew them where it was not."""
         if isinstance(skipped, Tensor):
-            self._choose(skipped)
-            self.accept()
-        elif skipped:
-            with torch.no_grad():
-                for one, copy, version in self._kept:
-                    if one._version != version:
-                        one.copy_(copy)
-            self._kept = [(one, copy, one._version) for one, copy, _ in self._kept]
-        else:
-            self.accept()
-
-    def _choose(self, skipped: Tensor) -> None:
-        with torch.no_grad():
-            for one, copy, version in self._kept:
-                if one._version != version:
+            for one, copy, version in self._kept.values():
+                if _may_have_changed(one, version):
                     one.copy_(torch.where(skipped, copy, one))
+        elif skipped:
+            for one, copy, version in self._kept.values():
+                if _may_have_changed(one, version):
+                    one.copy_(copy)
+        self._accept()
 
-    def _all(self) -> Iterator[Tensor]:
-        return self._model.buffers()
+    @torch.no_grad()
+    def _accept(self) -> None:
+        kept = self._kept
+        self._kept = {}
+        for one in self._model.buffers():
+            _, copy, version = kept.get(id(one), (one, None, -1))
+            if copy is None or copy.shape != one.shape:
+                copy = one.detach().clone()
+            elif _may_have_changed(one, version):
+                copy.copy_(one)
+            self._kept[id(one)] = (one, copy, one._version)
 
-    def _renewed(self, one: Tensor, kept: tuple[Tensor, int] | None) -> tuple[Tensor, Tensor, int]:
-        if kept is None or kept[0].shape != one.shape:
-            return one, one.detach().clone(), one._version
-        if kept[1] != one._version:
-            kept[0].copy_(one.detach())
-        return one, kept[0], one._version
+
+def _may_have_changed(one: Tensor, version: int) -> bool:
+    """Whether a buffer is another than at a version: torch's batch norm does not count its own.
+
+    Running statistics are vectors, and cheap; large tables are copied when something counted up.
+    """
+    return one.dim() <= 1 or one._version != version

@@ -46,10 +46,10 @@ class Decision:
     lr: float = 1.0
 
 
-def total_of(norms: Tensor) -> Number:
-    """The root of the sum of squares of norms [parameters]: a float where they lie on the CPU."""
+def total_of(norms: Tensor, *, read: bool) -> Number:
+    """The root of the sum of squares of norms [parameters]: a float where it may be read."""
     total = norms.square().sum().sqrt()
-    return total.item() if total.device.type == "cpu" else total
+    return total.item() if read else total
 
 
 def divided(gradients: Gradients, decision: Decision) -> Gradients:
@@ -59,5 +59,5 @@ def divided(gradients: Gradients, decision: Decision) -> Gradients:
         norms, total = norms / decision.divide, total / decision.divide
     if decision.divide_each is not None:
         norms = norms / decision.divide_each
-        total = total_of(norms)
+        total = total_of(norms, read=not isinstance(gradients.total, Tensor))
     return replace(gradients, norms=norms, total=total)

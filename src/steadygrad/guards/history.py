@@ -5,25 +5,36 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
 
 from steadygrad.guards.policy import Event
 
+NUMBERS = 2_000_000  # float64
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 
 class History(Sequence[Event]):
-    """The last events, oldest first; counts are of the whole run."""
+    """The last events, oldest first; counts are of the whole run.
+
+    The norms of single parameters are kept for as many of the last events as fit into 16 MB.
+    """
 
     def __init__(self, keep: int = 10_000) -> None:
         self._events: deque[Event] = deque(maxlen=keep)
+        self._whole = 0  # events at the end that have their norms
         self.steps = self.clipped = self.skipped = 0
 
     def add(self, event: Event) -> None:
         """Append an event."""
         self._events.append(event)
+        most = NUMBERS // max(1, 0 if event.norms is None else len(event.norms))
+        self._whole = min(self._whole + 1, max(1, most), len(self._events))
+        place = len(self._events) - self._whole - 1
+        if place >= 0:
+            self._events[place] = replace(self._events[place], norms=None)
         self.steps += 1
         self.clipped += event.clipped
         self.skipped += event.skipped

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch.optim import Optimizer
 
 from steadygrad.guards.policy import Policy
 
 MANY_EVALUATIONS = ("LBFGS",)
-OWNER = "steadygrad"  # marks our hooks
+MARK = "_steadygrad_attachment"  # a policy's attribute: who holds it
+
+
+@runtime_checkable
+class Guarding(Protocol):
+    """What holds policies: the attachment to an optimizer."""
+
+    policies: tuple[Policy, ...]
+    active: bool  # whether its hooks are still there
 
 
 def refuse(optimizer: object, policies: Sequence[object]) -> Optimizer:
@@ -30,7 +39,7 @@ def refuse(optimizer: object, policies: Sequence[object]) -> Optimizer:
     if not any(group["params"] for group in real.param_groups):
         raise ValueError(f"guard() expected an optimizer with parameters, got {name} without any")
     _refuse_groups(name, real.param_groups)
-    if _is_guarded(real):
+    if policies_of(real):
         raise ValueError(
             f"this {name} is guarded already: give all policies to one guard(), or call "
             "handle.remove() on the first"
@@ -60,10 +69,15 @@ def _refuse_groups(name: str, groups: Sequence[dict[str, Any]]) -> None:
 
 def _refuse_policies(policies: Sequence[object]) -> None:
     for policy in policies:
-        if not isinstance(policy, Policy):
+        if isinstance(policy, type) or not isinstance(policy, Policy):
             raise TypeError(
-                f"guard() expected policies such as sg.clip_norm(1.0), got {policy!r}"
-                + (": unpack it with *" if isinstance(policy, (list, tuple)) else "")
+                f"guard() expected policies such as sg.clip_norm(1.0), got {_shown(policy)}"
+            )
+        owner = attachment_of(policy)
+        if owner is not None and owner.active:
+            raise ValueError(
+                f"{policy.name} guards another optimizer, or one that has been replaced: make a "
+                "new policy, or call handle.remove() on the old guard"
             )
     if len({id(one) for one in policies}) < len(policies):
         raise ValueError("guard() got the same policy object twice: make one for each place")
@@ -75,7 +89,27 @@ def _refuse_policies(policies: Sequence[object]) -> None:
         )
 
 
-def _is_guarded(optimizer: Optimizer) -> bool:
+def _shown(policy: object) -> str:
+    if isinstance(policy, type):
+        return f"the class {policy.__name__}: call it: {policy.__name__}(...)"
+    return f"{policy!r}" + (": unpack it with *" if isinstance(policy, (list, tuple)) else "")
+
+
+def mark(policies: Sequence[Policy], attachment: Guarding) -> None:
+    """Note on the policies who holds them; one with slots has no room, and is trusted."""
+    for policy in policies:
+        if isinstance(getattr(policy, "__dict__", None), dict):
+            vars(policy)[MARK] = weakref.ref(attachment)
+
+
+def attachment_of(policy: Policy) -> Guarding | None:
+    """Who holds a policy, if that is still alive."""
+    held = getattr(policy, "__dict__", {}).get(MARK)
+    return None if held is None else held()
+
+
+def policies_of(optimizer: Optimizer) -> tuple[Policy, ...]:
+    """The policies of the guard on an optimizer; none without one."""
     hooks = vars(optimizer).get("_optimizer_step_pre_hooks", {})
     owners = [getattr(hook, "__self__", None) for hook in hooks.values()]
-    return any(type(one).__name__ == "Attachment" for one in owners)
+    return next((one.policies for one in owners if isinstance(one, Guarding)), ())

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from steadygrad.guards.refusals import policies_of
 from steadygrad.launch.captured import CannotLook, Captured
 from steadygrad.launch.garbage import Garbage
 from steadygrad.launch.owners import Named, Whole, whole
@@ -182,7 +183,7 @@ def _facts(heard: Heard, model: nn.Module, optimizer: Optimizer) -> dict[str, An
         "optimizer": type(optimizer).__name__,
         "backward_passes": len(heard.passes),
         "closure": heard.closure,
-        "clipped": heard.clipped,
+        "clipped": heard.clipped or any("clip" in one.name for one in policies_of(optimizer)),
         "training": model.training,
         "trained_by_others": _others(heard, model, optimizer),
         "in_vain": _in_vain(heard, optimizer),

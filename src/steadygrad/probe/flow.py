@@ -88,7 +88,7 @@ def flow(subject: Subject) -> Readings:
     """
     found = _graph(subject)
     if isinstance(found, str):
-        return Readings(blind={"flow": found, "gain": found, "weight_gain": found})
+        return Readings(blind=dict.fromkeys(("flow", "gain", "op_gain", "weight_gain"), found))
     graph, weights = found
     uses = Counter(id(one.weight) for one in weights)
     heads = _heads(subject, graph, weights)
@@ -106,6 +106,8 @@ def flow(subject: Subject) -> Readings:
     readings.rows += [
         _norm_row(subject, graph, node, *shifts[node]) for node in _norms(graph, shifts)
     ]
+    if not outputs:
+        readings.blind["op_gain"] = "the network has no activation, norm, or attention"
     readings.facts["feeders"] = [_feeder(graph, node, shifts) for node, _, _ in outputs]
     readings.rows += [_weight_row(subject, graph, one, local) for one in weights]
     readings.facts["flow"] = _totals(subject, graph, segments, units, weights)

@@ -1,4 +1,4 @@
-"""What others may reuse in their tests: patients, healthy networks, and the detectors' contract."""
+"""What others may reuse in their tests: patients, healthy networks, and contracts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from steadygrad.testing import sick_activations, sick_depth, sick_numbers, sick_
 from steadygrad.testing.case import Case, Patient
 from steadygrad.testing.contract import check_detector
 from steadygrad.testing.healthy import HEALTHY
+from steadygrad.testing.policy import check_policy
 
-__all__ = ["HEALTHY", "PATIENTS", "Case", "Patient", "check_detector"]
+__all__ = ["HEALTHY", "PATIENTS", "Case", "Patient", "check_detector", "check_policy"]
 
 PATIENTS: tuple[Patient, ...] = (
     *sick_numbers.PATIENTS,
