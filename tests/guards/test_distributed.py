@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo"),
 ]
 WORKER = Path(__file__).with_name("worker_distributed.py")
-SECONDS = 240  # more than ten times what it takes: for a machine that is busy
+SECONDS = 180  # several times what it takes, for a machine that is busy
 STEPS, BROKEN = 4, 1
 TWO = (
     "ddp",
@@ -190,10 +190,10 @@ def test_an_infinite_loss_on_one_rank_is_skipped_by_all(
 
 
 @places(two=PARTLY, four=())
-def test_a_whole_gradient_broken_on_one_rank_is_skipped_by_all(
+def test_beside_shards_so_is_what_every_rank_holds_whole(
     outcome: Outcome, ranks: int, layout: str
 ) -> None:
-    skipped_together(outcome(ranks, f"breaks-unsharded/{layout}"), SUMS, "skip_nonfinite")
+    skipped_together(outcome(ranks, f"breaks-last/{layout}"), SUMS, "skip_nonfinite")
 
 
 # --- Scaled gradients -----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ in float64, so that sums in another order cost 1e-15, unless a case says otherwi
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import itertools
 import json
@@ -255,14 +256,14 @@ def agrees_with_one_process(name: str, policy: Callable[[], Policy]) -> Found:
 
 
 def lacks(name: str, policy: Callable[[], Policy], *, every: bool) -> Found:
-    """Leave one rank without a gradient, or without any."""
+    """Leave one rank without the gradient of a vector, or without any."""
     layout, model, optimizer = laid_out(name, fused=False)
     handle = sg.guard(optimizer, policy(), model=model, strict=True)
     for step in range(STEPS):
         optimizer.zero_grad()
         backward(model, layout, step)
         if dist.get_rank() == 1 and step == 1:
-            for one in list(model.parameters())[: None if every else 1]:
+            for one in list(model.parameters())[slice(None) if every else slice(1, 2)]:
                 one.grad = None
         optimizer.step()
     return told(handle)
@@ -363,7 +364,7 @@ def cases() -> dict[str, Callable[[], Found]]:
             found[f"breaks-inf/{name}"] = partial(breaks, name, math.inf)
             found[f"breaks-nan/{name}"] = partial(breaks, name, math.nan, fused=fused)
         if name in PARTLY:
-            found[f"breaks-unsharded/{name}"] = partial(breaks, name, math.inf, place=-1)
+            found[f"breaks-last/{name}"] = partial(breaks, name, math.inf, place=-1)
     return found | (_of_two() if dist.get_world_size() == 2 else _of_four())
 
 
@@ -407,6 +408,7 @@ def main(folder: Path, only: str = "") -> None:
     for name, case in cases().items():
         if only not in name:
             continue
+        faulthandler.dump_traceback_later(60, exit=True)  # says where a rank waits for nobody
         try:
             found = case()
         except Exception:

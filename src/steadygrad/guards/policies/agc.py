@@ -65,9 +65,10 @@ class clip_agc(Stateless):  # noqa: N801 - reads as a function where it is used
         _add_up([*chosen, *chosen], [*weights, *grads])
         for one, weight, size in zip(chosen, weights, grads, strict=True):
             if one.grad is not None:
-                limit = weight.sqrt().clamp_min(self.eps) * self.factor
+                limit, norm = weight.sqrt().clamp_min(self.eps) * self.factor, size.sqrt()
+                factor = torch.where(norm > limit, limit / norm, 1.0)
                 part = to_local(one.grad)
-                part.mul_((limit / size.sqrt()).clamp_max(1.0).to(part.real.dtype))
+                part.mul_(factor.to(part.real.dtype))
 
 
 def _is_sparse(one: Tensor) -> bool:
