@@ -5,7 +5,18 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("patients", "zoo", "faults", "depth", "cost", "start", "ground_truth", "guards", "toy")
+NAMES = (
+    "patients",
+    "zoo",
+    "faults",
+    "depth",
+    "cost",
+    "start",
+    "ground_truth",
+    "guards",
+    "distributed",
+    "toy",
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -59,6 +59,7 @@ class Attachment:
         strict: bool,
         keep: Callable[[Event], None],
     ) -> None:
+        reader_of(optimizer, model)  # says at once what it lacks; layouts may change until a step
         self.optimizer, self.policies, self.model = optimizer, tuple(policies), model
         self.strict = strict
         self.steps = 0
@@ -74,15 +75,15 @@ class Attachment:
         self._reads = all(  # whether numbers may be read without waiting for a device
             one.device.type == "cpu" for group in optimizer.param_groups for one in group["params"]
         )
+        for policy in self.policies:
+            if isinstance(policy, Attached):
+                policy.attach(Surroundings(optimizer, model))  # may refuse
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
         self.active = True
         mark(self.policies, self)
-        for policy in self.policies:
-            if isinstance(policy, Attached):
-                policy.attach(Surroundings(optimizer, model))
 
     def remove(self) -> None:
         """Take the hooks away and leave the optimizer as it was."""
@@ -119,11 +120,12 @@ class Attachment:
     def _judge(self) -> None:
         try:
             reader, names = self._reader()
-            if not any(one.grad is not None for one in reader.parameters):
-                return
+            if not reader.groups and not any(one.grad is not None for one in reader.parameters):
+                return  # with groups, other ranks may have some and wait for this one
             judged = self._decided(reader, names)
             self._judged = judged
-            self._carried = carry_out(self.optimizer, reader, judged.plan, fused=self._fused)
+            self._carried = Carried(self.optimizer)  # known before anything is changed
+            carry_out(self._carried, reader, judged.plan, fused=self._fused)
         except TrainingStopped:
             raise
         except Exception as error:  # a fault of ours must not stop the user's training

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, TypeGuard
 
 from torch import Tensor
 
-HOMES = ("torch.distributed.tensor", "torch.distributed._tensor")  # the second: torch 2.4
-
 
 def is_dtensor(tensor: Tensor) -> TypeGuard[Any]:  # DTensor itself is not imported
-    """Whether a tensor is a DTensor; there is none before its module has been imported."""
-    if type(tensor).__name__ != "DTensor":
-        return False
-    return any(
-        isinstance(tensor, sys.modules[home].DTensor) for home in HOMES if home in sys.modules
-    )
-
-
-def placements(tensor: Tensor) -> list[Any]:
-    """The placements of a DTensor, in the order of its mesh's axes; of others, none."""
-    return list(tensor.placements) if is_dtensor(tensor) else []
+    """Whether a tensor is a DTensor, told by its class: asked for each gradient in each step."""
+    kind = type(tensor)
+    return kind.__name__ == "DTensor" and kind.__module__.startswith("torch.distributed.")
 
 
 def to_local(tensor: Tensor) -> Tensor:
@@ -30,3 +19,31 @@ def to_local(tensor: Tensor) -> Tensor:
         return tensor
     part: Tensor = tensor.to_local()
     return part
+
+
+def sharded_axes(tensor: Tensor) -> list[int]:
+    """The axes of its mesh over which a DTensor is sharded; of another tensor, none.
+
+    torch's `is_shard` says no to the strided shards of FSDP2 over tensor parallelism.
+    """
+    if not is_dtensor(tensor):
+        return []
+    return [
+        axis
+        for axis, one in enumerate(tensor.placements)
+        if not (one.is_replicate() or one.is_partial())
+    ]
+
+
+def has_partial_sums(tensor: Any) -> bool:  # a DTensor
+    """Whether the values of a DTensor are yet to be added up over ranks."""
+    return any(one.is_partial() for one in tensor.placements)
+
+
+def without_partial_sums(tensor: Any) -> Tensor:  # a DTensor
+    """The same DTensor with its values added up over ranks."""
+    from torch.distributed.tensor import Replicate
+
+    placements = [Replicate() if one.is_partial() else one for one in tensor.placements]
+    whole: Tensor = tensor.redistribute(placements=placements)
+    return whole

@@ -1,7 +1,7 @@
 """The one pass over the gradients: the norm of each, over all ranks.
 
 Every gradient is read once, where it lies, by one call for all. The squares of shards are summed in
-one collective for each process group, over the parameters sharded on it.
+one collective for each set of ranks that shares parameters, for all parameters together.
 """
 
 from __future__ import annotations
@@ -14,50 +14,74 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from steadygrad.guards.dtensor import is_dtensor, placements, to_local
+from steadygrad.guards.dtensor import (
+    has_partial_sums,
+    is_dtensor,
+    sharded_axes,
+    to_local,
+    without_partial_sums,
+)
 
 HALF = {torch.float16, torch.bfloat16}
+Shared = tuple[Any, str]  # a ProcessGroup, and the kind of device on which it sums
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The ranks of one process group, and the places of the parameters that are sharded on it.
+    """Ranks that share parameters, and what the square of each of their parts counts.
 
-    `device` is where its collectives run; None: where the parameters lie.
+    `shares` [parameters] are 1 for a parameter that is sharded over these ranks, and 1 / ranks for
+    one that each of them holds whole: of that the mean is taken, so that all ranks decide alike
+    even when one of them has gone wrong alone. None: all are sharded. `device` is where the
+    collectives of this group run.
     """
 
     ranks: Any  # a ProcessGroup, which torch declares without a public type
-    places: tuple[int, ...]
-    device: str | None = None
+    shares: Tensor | None
+    device: str
 
     def sum_(self, squares: Tensor) -> None:
-        """Sum squares [parameters] over the ranks, in place, those of this group's parameters."""
-        at = torch.tensor(self.places, device=squares.device)
-        part = squares[at].to(self.device or squares.device)
-        dist.all_reduce(part, group=self.ranks)
-        squares[at] = part.to(squares.device)
+        """Sum squares [parameters] over the ranks, in place."""
+        if self.shares is not None:
+            squares.mul_(self.shares)
+        there = squares.to(self.device)
+        dist.all_reduce(there, group=self.ranks)
+        if there is not squares:
+            squares.copy_(there)
 
 
-def groups_of(parameters: Sequence[Tensor], flat: Mapping[int, Any]) -> tuple[Group, ...]:
-    """Find the process groups of DTensors, and of FSDP1's parameters: {id: group} in `flat`.
+def groups_of(parameters: Sequence[Tensor], flat: Mapping[int, Shared]) -> tuple[Group, ...]:
+    """Find the process groups of DTensors, and of FSDP1's parameters, by id in `flat`.
 
-    Groups come in the order of the parameters, which is the same on all ranks.
+    Groups of the same ranks, of two meshes, are one. They come in the order of the parameters,
+    which must be the same on all ranks. Replicas (DDP, HSDP) hold equal gradients and need no sum.
     """
-    found: dict[int, tuple[Any, str | None, list[int]]] = {}
+    found: dict[tuple[Any, ...], tuple[Shared, set[int]]] = {}
     for place, one in enumerate(parameters):
-        ranks = [(flat[id(one)], None)] if id(one) in flat else _sharded_over(one)
-        for group, device in ranks:
-            if dist.get_world_size(group) > 1:
-                found.setdefault(id(group), (group, device, []))[2].append(place)
-    return tuple(Group(group, tuple(places), device) for group, device, places in found.values())
+        for shared in _shared_by(one, flat):
+            ranks = dist.get_process_group_ranks(shared[0])
+            if len(ranks) > 1:
+                found.setdefault((*ranks, shared[1]), (shared, set()))[1].add(place)
+    return tuple(
+        Group(ranks, _shares(places, parameters, dist.get_world_size(ranks)), device)
+        for (ranks, device), places in found.values()
+    )
 
 
-def _sharded_over(one: Tensor) -> list[tuple[Any, str | None]]:
+def _shared_by(one: Tensor, flat: Mapping[int, Shared]) -> list[Shared]:
+    if id(one) in flat:
+        return [flat[id(one)]]
     if not is_dtensor(one):
         return []
     mesh = one.device_mesh
-    axes = [axis for axis, placement in enumerate(placements(one)) if placement.is_shard()]
-    return [(mesh.get_group(axis), mesh.device_type) for axis in axes]
+    return [(mesh.get_group(axis), mesh.device_type) for axis in sharded_axes(one)]
+
+
+def _shares(sharded: set[int], parameters: Sequence[Tensor], ranks: int) -> Tensor | None:
+    if len(sharded) == len(parameters):
+        return None
+    shares = [1.0 if place in sharded else 1.0 / ranks for place in range(len(parameters))]
+    return torch.tensor(shares, dtype=torch.float64, device=parameters[0].device)
 
 
 @dataclass(slots=True)
@@ -72,16 +96,20 @@ class Reader:
         """The local part of every gradient that is there, dense, sharing memory with it."""
         return [grad for grad in self.all() if grad is not None]
 
+    def all(self) -> list[Tensor | None]:
+        """The local part of every gradient, None where there is none."""
+        grads = [one.grad for one in self.parameters]
+        if self._are_plain(grads):
+            return grads
+        return [None if one is None else local(one) for one in grads]
+
     def norms(self, *, double: bool = False) -> Tensor:
-        """The norm of every gradient over all ranks [parameters], float64; 0 for a missing one."""
-        every = self.all(settle=True)
-        there = [grad for grad in every if grad is not None]
-        mine = norms_of(there, double=double)
-        if len(there) == len(every) and not self.groups:
-            return mine
-        home = mine.device if there else self.parameters[0].device
-        norms = torch.zeros(len(every), dtype=torch.float64, device=home)
-        norms[[place for place, grad in enumerate(every) if grad is not None]] = mine
+        """The norm of every gradient over all ranks [parameters], float64; 0 for a missing one.
+
+        Every rank must call it, one without gradients too: the others wait for it.
+        """
+        self._settle()
+        norms = self._mine(double=double)
         if not self.groups:
             return norms
         norms.square_()
@@ -89,12 +117,29 @@ class Reader:
             group.sum_(norms)
         return norms.sqrt_()
 
-    def all(self, *, settle: bool = False) -> list[Tensor | None]:
-        """The local part of every gradient, None where there is none; settled ones are to read."""
-        grads = [one.grad for one in self.parameters]
-        if self.plain and not any(one is not None and one.is_sparse for one in grads):
-            return grads
-        return [one if one is None else local(settled(one) if settle else one) for one in grads]
+    def _settle(self) -> None:
+        """Make of every gradient what the optimizer will use: coalesced, without partial sums."""
+        if self._are_plain([one.grad for one in self.parameters]):
+            return
+        for one in self.parameters:
+            if one.grad is not None and is_unsettled(one.grad):
+                one.grad = settled(one.grad)
+
+    def _are_plain(self, grads: Sequence[Tensor | None]) -> bool:
+        """Whether gradients are what they seem: asked in one line, for thousands in each step."""
+        return self.plain and not any(one is not None and one.is_sparse for one in grads)
+
+    def _mine(self, *, double: bool) -> Tensor:
+        """The norm of what lies on this rank."""
+        every = self.all()
+        there = [grad for grad in every if grad is not None]
+        mine = norms_of(there, double=double)
+        if len(there) == len(every):
+            return mine
+        home = mine.device if there else self.parameters[0].device
+        norms = torch.zeros(len(every), dtype=torch.float64, device=home)
+        norms[[place for place, grad in enumerate(every) if grad is not None]] = mine
+        return norms
 
 
 def local(grad: Tensor) -> Tensor:
@@ -103,26 +148,23 @@ def local(grad: Tensor) -> Tensor:
     The values of a sparse gradient must have been coalesced.
     """
     part = to_local(grad)
-    # the public values() refuses what is not coalesced
-    return part._values() if part.layout is torch.sparse_coo else part
+    if part.layout is torch.strided:
+        return part
+    # the public values() refuses gradients that are not coalesced
+    values: Tensor = part._values()
+    return values
+
+
+def is_unsettled(grad: Tensor) -> bool:
+    """Whether the values of a gradient are yet to be added up, to those that are used."""
+    if is_dtensor(grad):
+        return has_partial_sums(grad)
+    return grad.layout is torch.sparse_coo and not grad.is_coalesced()
 
 
 def settled(grad: Tensor) -> Tensor:
-    """A gradient whose values add up to what the optimizer will use: coalesced, no partial sums."""
-    partial = [one.is_partial() for one in placements(grad)]
-    if is_dtensor(grad) and any(partial):
-        return _summed(grad, partial)
-    if grad.layout is torch.sparse_coo and not grad.is_coalesced():
-        return grad.coalesce()
-    return grad
-
-
-def _summed(grad: Any, partial: Sequence[bool]) -> Tensor:  # a DTensor
-    from torch.distributed.tensor import Replicate
-
-    pairs = zip(grad.placements, partial, strict=True)
-    summed: Tensor = grad.redistribute(placements=[Replicate() if p else one for one, p in pairs])
-    return summed
+    """A gradient whose values are added up, as the optimizer would do it."""
+    return without_partial_sums(grad) if is_dtensor(grad) else grad.coalesce()
 
 
 def norms_of(grads: Sequence[Tensor], *, double: bool = False) -> Tensor:

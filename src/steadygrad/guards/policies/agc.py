@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from steadygrad.guards.dtensor import is_dtensor, placements
+from steadygrad.guards.dtensor import sharded_axes, to_local
 from steadygrad.guards.gradients import Decision, Gradients
-from steadygrad.guards.norms import local
 from steadygrad.guards.policies.checks import positive
-from steadygrad.guards.policy import Stateless
+from steadygrad.guards.policy import Stateless, Surroundings
+from steadygrad.guards.readers import is_flat
 
 
 @dataclass
@@ -37,35 +38,69 @@ class clip_agc(Stateless):  # noqa: N801 - reads as a function where it is used
         positive("eps", self.eps)
         self.exclude = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
 
+    def attach(self, surroundings: Surroundings) -> None:
+        """Refuse weights that have lost their rows."""
+        groups = surroundings.optimizer.param_groups
+        if any(is_flat(one) for group in groups for one in group["params"]):
+            raise ValueError(
+                f"{self.name} expected weights with rows, got FSDP1's flat pieces of them: "
+                "shard with torch.distributed.fsdp.fully_shard, which keeps rows"
+            )
+
     def decide(self, gradients: Gradients) -> Decision:
         """Scale units, in place."""
         return Decision(rewrite=self._scale)
 
     def _scale(self, gradients: Gradients) -> None:
-        for name, one in zip(gradients.names, gradients.parameters, strict=True):
-            if one.grad is None or one.grad.is_sparse or name.startswith(tuple(self.exclude)):
-                continue
-            grad, weight = local(one.grad), local(one.detach())
-            size, limit = _unit_norms(grad, one), _unit_norms(weight, one)
-            limit = limit.clamp_min(self.eps) * self.factor
-            factor = torch.where(size > limit, limit / size.clamp_min(1e-30), 1.0)
-            grad.mul_(factor.to(grad.real.dtype))
+        chosen = [
+            one
+            for name, one in zip(gradients.names, gradients.parameters, strict=True)
+            if not name.startswith(tuple(self.exclude)) and not _is_sparse(one)
+        ]
+        weights = [_unit_squares(to_local(one.detach())) for one in chosen]
+        grads = [
+            torch.zeros_like(weight) if one.grad is None else _unit_squares(to_local(one.grad))
+            for one, weight in zip(chosen, weights, strict=True)
+        ]
+        _add_up([*chosen, *chosen], [*weights, *grads])
+        for one, weight, size in zip(chosen, weights, grads, strict=True):
+            if one.grad is not None:
+                limit, norm = weight.sqrt().clamp_min(self.eps) * self.factor, size.sqrt()
+                factor = torch.where(norm > limit, limit / norm, 1.0)
+                part = to_local(one.grad)
+                part.mul_(factor.to(part.real.dtype))
 
 
-def _unit_norms(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Norms of the units, [out, 1, ...] or a single one, over all ranks, in float32 at least."""
+def _is_sparse(one: Tensor) -> bool:
+    return one.grad is not None and one.grad.is_sparse
+
+
+def _unit_squares(tensor: Tensor) -> Tensor:
+    """The squared norms of the units on this rank, [out, 1, ...] or a single one, in float64."""
     axes = tuple(range(1, tensor.dim())) if tensor.dim() > 1 else None
     wide = torch.promote_types(tensor.dtype, torch.float32)
-    norms = torch.linalg.vector_norm(tensor.to(wide), dim=axes, keepdim=axes is not None)
-    apart = [
-        axis
-        for axis, placement in enumerate(placements(parameter))
-        if placement.is_shard() and (axes is None or placement.dim != 0)
-    ]
-    if not apart or not is_dtensor(parameter):
-        return torch.as_tensor(norms)
-    squares = norms.square()
-    for axis in apart:
-        dist.all_reduce(squares, group=parameter.device_mesh.get_group(axis))
-    whole: Tensor = squares.sqrt()
-    return whole
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=axes, keepdim=axes is not None, dtype=wide)
+    return norms.double().square()
+
+
+def _add_up(parameters: Sequence[Tensor], squares: Sequence[Tensor]) -> None:
+    """Add up, in place, what several ranks hold of a unit: one collective for each group of them.
+
+    All ranks add up the same, whether or not they have a gradient.
+    """
+    shared: dict[Any, list[Tensor]] = {}  # by ProcessGroup
+    for one, square in zip(parameters, squares, strict=True):
+        for group in _apart(one):
+            shared.setdefault(group, []).append(square)
+    for (group, device), parts in shared.items():
+        together = torch.cat([one.flatten() for one in parts]).to(device)
+        dist.all_reduce(together, group=group)
+        sizes = [one.numel() for one in parts]
+        for part, whole in zip(parts, together.split(sizes), strict=True):
+            part.copy_(whole.view_as(part))
+
+
+def _apart(one: Any) -> list[tuple[Any, str]]:  # a Tensor or a DTensor
+    """The process groups over which a parameter's units are sharded, and where these sum."""
+    axes = [axis for axis in sharded_axes(one) if one.dim() < 2 or one.placements[axis].dim != 0]
+    return [(one.device_mesh.get_group(axis), one.device_mesh.device_type) for axis in axes]
