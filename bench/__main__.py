@@ -5,7 +5,18 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("patients", "zoo", "faults", "depth", "cost", "start", "distributed", "ground_truth")
+NAMES = (
+    "patients",
+    "zoo",
+    "faults",
+    "depth",
+    "cost",
+    "start",
+    "ground_truth",
+    "guards",
+    "toy",
+    "distributed",
+)
 
 
 def main(arguments: list[str]) -> int:

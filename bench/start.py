@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -58,9 +59,14 @@ def _interleaved(commands: dict[str, list[str]], rounds: int) -> dict[str, float
     for _ in range(rounds + 1):
         for name, command in commands.items():
             begin = time.perf_counter()
-            subprocess.run(command, capture_output=True, check=False)
+            subprocess.run(command, capture_output=True, check=True, env=_with_bytecode())
             seconds[name].append(time.perf_counter() - begin)
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+
+
+def _with_bytecode() -> dict[str, str]:
+    """Let Python keep what it compiled in the first round: pip compiles what it installs."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _more(seconds: dict[str, float], name: str, base: str) -> float:

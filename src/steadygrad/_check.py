@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,12 +19,17 @@ from steadygrad.core.report import Report, diagnose
 from steadygrad.detectors import DETECTORS
 from steadygrad.detectors.data import explain_exception
 from steadygrad.probe.data import data
+from steadygrad.probe.dropped import dropped
+from steadygrad.probe.dynamo import eager
 from steadygrad.probe.flow import flow
 from steadygrad.probe.graph import reachable
 from steadygrad.probe.loss import loss as loss_end
 from steadygrad.probe.nonfinite import first_nonfinite
 from steadygrad.probe.opened import opened, zero_by_design
+from steadygrad.probe.pairs import pairs
+from steadygrad.probe.samples import samples
 from steadygrad.probe.sandbox import sandbox
+from steadygrad.probe.spy import Spy
 from steadygrad.probe.subject import Probe, Readings, Subject, replayed, rng_states
 from steadygrad.probe.through_time import through_time
 from steadygrad.probe.trace import Trace, listen
@@ -33,7 +38,16 @@ from steadygrad.probe.update import update
 from steadygrad.probe.values import values
 from steadygrad.probe.wiring import wiring
 
-PROBES: tuple[Probe, ...] = (first_nonfinite, wiring, values, data, loss_end)
+PROBES: tuple[Probe, ...] = (
+    first_nonfinite,
+    wiring,
+    values,
+    dropped,
+    data,
+    samples,
+    loss_end,
+    pairs,
+)
 """Probes of the first pass. `flow` comes before, on a pass of its own where zeros hide."""
 
 OPTIONAL: tuple[Probe, ...] = (through_time, update)
@@ -116,9 +130,8 @@ def _look(model: nn.Module, setup: Setup, probes: bool) -> tuple[list[Readings],
     roots = [t for t in (subject.loss_value, *subject.outputs[:1]) if t is not None]
     zero = zero_by_design(model, roots)
     with opened(zero):
-        shown = trace(model, setup, rng) if zero else subject
-        shown.opened = frozenset(id(one) for one in zero.values())
-        seen = flow(shown)
+        ids = frozenset(id(one) for one in zero.values())
+        seen = flow(replace(trace(model, setup, rng), opened=ids) if zero else subject)
     seen.facts["zero_by_design"] = sorted(zero)
     chosen = (*PROBES, *OPTIONAL) if probes else PROBES
     return [seen, *(probe(subject) for probe in chosen)], step
@@ -126,7 +139,8 @@ def _look(model: nn.Module, setup: Setup, probes: bool) -> tuple[list[Readings],
 
 def trace(model: nn.Module, setup: Setup, rng: list[Tensor]) -> Subject:
     """Run the forward pass once under a Trace and gather what the probes need."""
-    with replayed(rng), listen(model) as heard:
+    spy = Spy()
+    with replayed(rng), listen(model, spy) as heard:
         result = setup.forward(model)
     loss_value = _scalar(result) if setup.loss is not None else None
     if loss_value is not None and not heard.calls and not _reaches(loss_value, model):
@@ -149,6 +163,7 @@ def trace(model: nn.Module, setup: Setup, rng: list[Tensor]) -> Subject:
         outputs,
         loss_value,
         rng,
+        spy.heard,
         setup.seed,
     )
 
@@ -196,17 +211,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
-
-
-@contextmanager
-def eager() -> Iterator[None]:
-    """Run compiled functions eagerly inside the block, where this torch can be told so."""
-    stance = getattr(torch.compiler, "set_stance", None)
-    if stance is None:
-        yield
-        return
-    with stance("force_eager"):
-        yield
 
 
 @contextmanager

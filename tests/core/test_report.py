@@ -115,10 +115,30 @@ def test_roots_stand_by_severity_then_suspicion_then_magnitude() -> None:
     assert order == [("G4", 0.0), ("G1", 3.0), ("G1", 1.0), ("G2", 1.0), ("G3", 0.0)]
 
 
-def test_two_findings_of_one_illness_are_two_roots() -> None:
-    report = diagnose(RECORD, [says("G1", RISK, RISK)])
+def at(*where: str, severity: Severity = Severity.risk, line: str = "") -> Finding:
+    return Finding(severity, "is ill", where, {"line": line} if line else {})
+
+
+def test_one_illness_of_two_layers_are_two_roots() -> None:
+    report = diagnose(RECORD, [says("G1", at("a"), at("b"))])
     assert codes(report) == ["G1", "G1"]
     assert all(one.symptoms == () for one in report.findings)
+
+
+def test_what_is_said_twice_of_one_layer_is_one_root() -> None:
+    note = at("a", "b", severity=Severity.note)
+    report = diagnose(RECORD, [says("G1", at("a"), note, at("b", severity=Severity.note))])
+    assert [(one.code, one.where) for one in report.findings] == [("G1", ("a", "b"))]
+    assert [one.because for one in report.folded] == [("G1",), ("G1",)]
+    assert report.findings[0].symptoms == ()
+
+
+def test_two_lines_of_one_layer_and_two_faults_of_the_data_are_two_roots() -> None:
+    lines = says("G1", at("a", line="x.py:1"), at("a", line="x.py:2"))
+    assert codes(diagnose(RECORD, [lines, says("G2", at("data"), at("data"))])) == [
+        *("G1", "G1"),
+        *("G2", "G2"),
+    ]
 
 
 def test_a_report_as_text_names_verdict_target_and_roots() -> None:

@@ -139,6 +139,18 @@ def test_an_output_of_rounding_or_zeros_is_a_vanishing_signal(
     assert found.severity is severity
 
 
+def test_a_loss_may_be_as_small_or_as_large_as_it_likes(network: Network) -> None:
+    assert vanishing_signal.run(network([0.0] * 4, out_log_rms=-9.0, of_loss=True)) == []
+    assert exploding_signal.run(network([0.0] * 4, out_log_rms=5.0, of_loss=True)) == []
+
+
+def test_where_no_weight_is_trained_no_depth_is_judged(network: Network) -> None:
+    assert codes(network([-0.4] * 30, out_log_rms=-9.0)) == ["G102", "G104"]
+    flow = network([-0.4] * 30, out_log_rms=-9.0).facts["flow"]
+    untrained = network([-0.4] * 30, facts={"flow": {**flow, "weights": 0}})
+    assert codes(untrained) == []
+
+
 @pytest.mark.parametrize(
     ("spread", "severity"), [(3e-3, Severity.note), (1e-4, Severity.risk), (1e-7, Severity.broken)]
 )

@@ -7,17 +7,23 @@ from steadygrad._check import Setup, trace
 from steadygrad.core.finding import Finding, Severity
 from steadygrad.core.record import record_of
 from steadygrad.core.report import diagnose
+from steadygrad.detectors.axis import wrong_axis
+from steadygrad.detectors.data import label_out_of_range
 from steadygrad.detectors.loss import blocked_output
+from steadygrad.probe.dropped import dropped
 from steadygrad.probe.loss import loss as loss_probe
 from steadygrad.probe.nonfinite import first_nonfinite
 from steadygrad.probe.subject import rng_states
+
+ENDS = (blocked_output, label_out_of_range, wrong_axis)
 
 
 def findings(model: nn.Module, loss=None, inputs: Tensor | None = None) -> list[Finding]:
     forward = loss or (lambda m: m(inputs))
     subject = trace(model, Setup(forward, loss, None, 0), rng_states())
     facts = {**first_nonfinite(subject).facts, **loss_probe(subject).facts}
-    return list(diagnose(record_of([], facts), (blocked_output,)).findings)
+    facts |= dropped(subject).facts
+    return list(diagnose(record_of([], facts), ENDS).findings)
 
 
 def net(out: int, *end: nn.Module) -> nn.Module:
@@ -123,3 +129,50 @@ def test_a_zero_head_is_no_blocked_output(x) -> None:
     nn.init.zeros_(model[2].bias)
     labels = torch.arange(12) % 5
     assert findings(model, lambda m: F.cross_entropy(m(x), labels)) == []
+
+
+@pytest.mark.parametrize("drop", [nn.Dropout(1.0), nn.AlphaDropout(1.0)])
+def test_a_dropout_that_drops_everything_is_named(drop: nn.Module, x) -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), drop, nn.Linear(16, 3))
+    found = next(iter(findings(model, inputs=x)))
+    assert (found.severity, found.where) == (Severity.broken, ("2",))
+    assert "everything is dropped" in found.says
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 0.9])
+def test_a_dropout_that_keeps_something_is_healthy(p: float, x) -> None:
+    assert findings(nn.Sequential(nn.Linear(8, 16), nn.Dropout(p), nn.Linear(16, 3)), None, x) == []
+
+
+@pytest.mark.parametrize(("axis", "codes"), [(0, ["G305"]), (1, [])])
+@pytest.mark.parametrize("loss", ["nll", "cross-entropy"])
+def test_a_softmax_over_the_samples_is_named(axis: int, codes: list[str], loss: str, x) -> None:
+    labels = torch.arange(12) % 5
+
+    def compare(model: nn.Module) -> Tensor:
+        if loss == "nll":
+            return F.nll_loss(F.log_softmax(model(x), axis), labels)
+        return F.cross_entropy(F.softmax(model(x), axis), labels)
+
+    found = findings(net(5), compare)
+    twice = ["G303"] if loss == "cross-entropy" and axis == 1 else []
+    assert [one.code for one in found] == codes + twice
+    assert all(one.where == ("loss", "2") for one in found)
+
+
+def test_a_softmax_over_the_samples_is_fine_where_samples_are_contrasted(x) -> None:
+    def contrast(model: nn.Module) -> Tensor:
+        codes = F.normalize(model(x), dim=1)
+        return F.nll_loss(F.log_softmax(codes @ codes.T / 0.1, 0), torch.arange(12))
+
+    assert findings(net(5), contrast) == []
+
+
+def test_a_class_shut_behind_a_last_relu_is_a_risk(x) -> None:
+    x, model = x.repeat(4, 1), net(5, nn.ReLU())
+    labels = torch.arange(48) % 5
+    with torch.no_grad():
+        model[2].bias.copy_(torch.tensor([9.0, 9.0, 9.0, 9.0, -9.0]))
+    (found,) = findings(model, lambda m: F.cross_entropy(m(x), labels))
+    assert (found.severity, found.where[0], found.evidence["shut"]) == (Severity.risk, "3", 1)
+    assert findings(model, lambda m: F.cross_entropy(m(x), labels % 4)) == []  # nobody asks for it

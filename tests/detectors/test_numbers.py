@@ -18,6 +18,7 @@ from steadygrad.detectors.numbers import (
     norm_overflow,
     poisoned_buffer,
 )
+from steadygrad.probe.births import Birth, address, told
 from steadygrad.probe.loss import loss as loss_probe
 from steadygrad.probe.nonfinite import first_nonfinite
 from steadygrad.probe.subject import rng_states
@@ -169,3 +170,93 @@ def test_a_poisoned_running_mean_is_broken_and_a_mask_of_infinities_is_not(x) ->
 def test_a_scaled_loss_moves_no_verdict(x) -> None:
     for factor in (1e-6, 1.0, 1e6):
         assert findings(net(), lambda m, f=factor: f * m(x).square().mean()) == []
+
+
+def test_a_constant_that_came_broken_is_named_with_the_op_it_enters(x) -> None:
+    weight = torch.tensor([1.0, 2.0, math.inf, 1.0])
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    found = the_only(net(), lambda m: F.cross_entropy(m(x), labels, weight))
+    assert (found.code, found.where) == ("G003", ("loss",))
+    assert "cross_entropy" in found.says
+    assert "inf at [2]" in found.says
+
+
+def test_a_known_birth_of_a_constant_is_told(x) -> None:
+    advantage = torch.tensor([math.nan])
+    birth = Birth("std", ("a.py", 3), "nan", {"input": "1 value, 0.5"}, "advantage")
+
+    def loss(m: nn.Module) -> Tensor:
+        with told({address(advantage): birth}):
+            return (m(x) * advantage).mean()
+
+    found = the_only(net(), loss)
+    assert found.code == "G003"
+    assert (
+        "advantage is made by std, which makes NaN of input = 1 value, 0.5 (a.py:3)" in found.says
+    )
+    assert found.try_next[0].remedy == "safe-std"
+
+
+def test_a_masked_score_at_the_label_is_named_with_its_sample(x) -> None:
+    labels, mask = torch.tensor([0, 1, 2, 3, 0, 1]), torch.zeros(6, 4, dtype=torch.bool)
+    mask[4, 0] = mask[1, 3] = True
+    found = the_only(net(), lambda m: F.cross_entropy(m(x).masked_fill(mask, -math.inf), labels))
+    assert (found.code, found.where) == ("G003", ("loss",))
+    assert "sample 4 has the label 0" in found.says
+    assert "masked_fill" in found.says
+
+
+def test_masked_scores_away_from_the_labels_are_healthy(x) -> None:
+    labels, mask = torch.zeros(6, dtype=torch.long), torch.zeros(6, 4, dtype=torch.bool)
+    mask[:, 3] = True
+    loss = lambda m: F.cross_entropy(m(x).masked_fill(mask, -math.inf), labels)  # noqa: E731
+    assert findings(net(), loss) == []
+
+
+def test_a_sum_over_masked_scores_is_named(x) -> None:
+    found = the_only(net(), lambda m: m(x).masked_fill(m(x) > 0, -math.inf).mean())
+    assert found.code == "G003"
+    assert "mean in the loss adds up what is -inf" in found.says
+
+
+class Pooled(nn.Module):
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.body, self.head, self.mask = nn.Linear(8, 4), nn.Linear(4, 2), mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = (self.body(x) * self.mask).sum(1) / self.mask.sum(1)
+        scores: Tensor = self.head(mean)
+        return scores
+
+
+def test_a_row_whose_mask_is_all_zero_is_the_datas_fault() -> None:
+    mask = torch.ones(6, 5, 1)
+    mask[2] = 0
+    found = the_only(Pooled(mask), lambda m: m(torch.randn(6, 5, 8)).square().mean())
+    assert (found.code, found.where) == ("G002", ("data",))
+    assert "a row whose mask is all zero" in found.says
+    assert "[2, 0]" in found.says
+
+
+def test_what_another_part_computed_is_no_data() -> None:
+    both = nn.ModuleList([nn.Linear(8, 4), nn.Linear(4, 2)])
+    found = the_only(both, lambda m: m[1](m[0](torch.ones(3, 8)) * torch.tensor(math.nan)).mean())
+    assert found.code == "G003"
+
+
+class Squared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(x) ** 2
+
+
+def test_a_power_beyond_half_precision_is_its_overflow() -> None:
+    x = 3000 * torch.randn(6, 8).half()
+    found = the_only(Squared().half(), lambda m: m(x).float().square().mean())
+    assert (found.code, found.severity) == ("G007", Severity.broken)
+    assert "65504, the largest number of float16 (half precision)" in found.says
+    assert found.try_next[0].remedy == "bfloat16"

@@ -59,3 +59,11 @@ def test_nothing_recurrent_is_clear_rather_than_blind() -> None:
     record = record_of([], {"time": {"looked_at": []}})
     assert vanishing_through_time.missing(record) == ()
     assert vanishing_through_time.run(record) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight"), [("RNN", "weight_hh_l0"), ("RNNCell", "weight_hh"), ("Linear", "weight")]
+)
+def test_the_patch_names_the_weight_that_the_module_has(kind: str, weight: str) -> None:
+    patches = [one.patch for one in found(0.15, kind=kind)[0].try_next]
+    assert f"nn.init.orthogonal_(model.rnn.{weight})" in patches

@@ -140,3 +140,16 @@ def test_foreign_tensors_alone_need_no_word() -> None:
 
 def test_without_an_optimizer_nothing_is_missing_from_it() -> None:
     assert omitted(row("stem", 0), has_optimizer=False) == []
+
+
+def test_a_loss_that_goes_around_the_stepped_network_is_one_finding() -> None:
+    bypassed = {"network": "G", "tensors": 4, "at": "gan.py:7"}
+    steps = [row("0", 0), row("2", 0)]
+    facts = {
+        "wiring": {**HEALTHY, "steps": steps, "foreign": [[4, 32]]},
+        "script": {"bypassed": bypassed},
+    }
+    (found,) = no_gradient.run(record_of([], facts))
+    assert (found.severity, found.where) == (Severity.broken, ("G",))
+    assert "detached at gan.py:7" in found.says
+    assert not_in_optimizer.run(record_of([], facts)) == []

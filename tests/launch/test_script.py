@@ -18,7 +18,9 @@ import torch
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
+from steadygrad.core.report import Report
 from steadygrad.launch.captured import CannotLook, Captured, UsersError
+from steadygrad.launch.look import look_at
 from steadygrad.launch.replay import reached
 from steadygrad.launch.script import run
 from steadygrad.launch.tape import Tape, ancestors, module_calls
@@ -58,6 +60,7 @@ REPLAYED = [
     ("policy.py", []),
     ("adversarial.py", []),
     ("heads.py", []),
+    ("ensemble.py", []),
     ("penalised.py", []),
     ("parallel.py", []),
     ("rivals.py", []),
@@ -195,8 +198,47 @@ def test_what_another_optimizer_trains_is_named_and_frozen_where_this_loss_does_
     assert closed == {"idle"}
 
 
+def test_a_generator_whose_samples_are_detached_in_its_own_step_is_named(tmp_path: Path) -> None:
+    text = """
+import torch
+from torch import nn
+maker, judge = nn.Linear(4, 2), nn.Linear(2, 1)
+optimizer = torch.optim.Adam(maker.parameters())
+other = torch.optim.Adam(judge.parameters())
+fake = maker(torch.randn(8, 4))
+judge(fake.detach()).mean().backward()
+{}.step()
+"""
+    found: list[Any] = []
+
+    def keep(captured: Captured) -> int:
+        found.append(captured.facts["script"]["bypassed"])
+        return 0
+
+    for stepped in ("optimizer", "other"):
+        run(script(tmp_path, text.format(stepped)), [], keep)
+    assert found[0]["network"] == "maker"
+    assert found[0]["at"].endswith("script.py:8")
+    assert found[1] == {}
+
+
 def test_wrappers_are_looked_through() -> None:
     assert parameters(capture("parallel.py").model)[0] == "0.weight"
+
+
+def test_the_stacked_parameters_of_an_ensemble_are_the_model() -> None:
+    names = parameters(capture("ensemble.py").model)
+    assert names == ["stacked_0_weight", "stacked_0_bias", "stacked_2_weight", "stacked_2_bias"]
+
+
+def test_a_transform_over_a_closure_says_what_to_do(tmp_path: Path) -> None:
+    text = (
+        "import torch\nw = torch.randn(5, 1, requires_grad=True)\n"
+        "loss = torch.func.vmap(lambda row: row @ w)(torch.randn(8, 5)).square().mean()\n"
+        "loss.backward()\ntorch.optim.SGD([w], 0.1).step()\n"
+    )
+    with pytest.raises(CannotLook, match=r"vmap, grad.*as arguments"):
+        run(script(tmp_path, text), [], lambda captured: 0)
 
 
 def test_memory_that_was_never_filled_is_named_and_nothing_else() -> None:
@@ -281,6 +323,19 @@ def test_what_the_script_drops_is_dropped_here() -> None:
     assert entry() is None
 
 
+def test_a_constant_that_broke_is_named_with_its_op_and_its_line() -> None:
+    reports: list[Report] = []
+
+    def look(captured: Captured) -> None:
+        reports.append(look_at(captured, target="script", seed=0, probes=False))
+
+    capture("broken_constant.py", then=look)
+    (found,) = reports[0].findings
+    assert (found.code, found.where) == ("G003", ("loss",))
+    assert "weights is made by div, which makes inf of input = 0" in found.says
+    assert "broken_constant.py:9" in found.says
+
+
 def in_a_process(name: str, *arguments: str) -> Any:
     source = f"""
 import json, sys
@@ -315,3 +370,70 @@ def test_the_trainer_of_lightning_is_seen_through(tmp_path: Path) -> None:
     assert blind == {}
     assert loss > 0
     assert facts["script"]["closure"] is True
+
+
+COMPILED = """
+import torch
+from torch import nn
+model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+optimizer = torch.optim.AdamW(model.parameters())
+optimizer.zero_grad()
+fast = torch.compile(model)
+fast(torch.randn(16, 4)).square().mean().backward()
+optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [(COMPILED, True), (COMPILED.replace("torch.compile(model)", "model"), False)],
+    ids=["compiled", "plain"],
+)
+def test_a_compiler_is_imported_only_by_a_script_that_compiles(
+    tmp_path: Path, text: str, wanted: bool
+) -> None:
+    source = f"""
+import sys
+from steadygrad.launch.look import look_at
+from steadygrad.launch.script import run
+def then(captured):
+    assert captured.blind == {{}}
+    report = look_at(captured, target="x", seed=0, probes=True)
+    assert report.verdict == "healthy"
+    assert "update" in report.record.facts and "trial" in report.record.facts
+    return 0
+code = run({script(tmp_path, text)!r}, [], then)
+assert ("torch._dynamo" in sys.modules, "sympy" in sys.modules) == ({wanted}, {wanted})
+sys.exit(code)
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+LOOP = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+torch.manual_seed(0)
+model = nn.Linear(4, 2)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+x, y = torch.randn(8, 4), torch.arange(8) % 2
+{}
+optimizer.step()
+"""
+ORDERS = {
+    "optimizer.zero_grad(); F.cross_entropy(model(x), y).backward()": {},
+    "F.cross_entropy(model(x), y).backward(); optimizer.zero_grad()": {"none": True},
+    "F.cross_entropy(model(x), y).backward(); model.zero_grad(set_to_none=False)": {"none": False},
+    "(0 * F.cross_entropy(model(x), y)).backward()": {"none": False},  # it was zero before
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_gradient_erased_before_the_step_is_seen(tmp_path: Path, order: str) -> None:
+    captured = capture(script(tmp_path, LOOP.format(order)))
+    erased = captured.facts["script"]["erased"]
+    assert erased == ({"parameters": 2, **ORDERS[order]} if ORDERS[order] else {})
+    report = look_at(captured, target="", seed=0, probes=False)
+    broken = [one.where for one in report.findings if one.code == "G501"]
+    assert broken == ([("optimizer",)] if "zero_grad" in order.partition(";")[2] else [])

@@ -338,3 +338,25 @@ def test_half_precision_reads_what_single_precision_reads() -> None:
     single = total(model, x)
     # bfloat16 keeps 8 bits: 0.4 % per element, averaged over 512 of them
     assert total(model.bfloat16(), x.bfloat16()) == pytest.approx(single, abs=0.02)
+
+
+class Optimized(nn.Module):
+    """An image that is optimised so that a frozen network makes something of it."""
+
+    def __init__(self, *layers: nn.Module, image: Tensor) -> None:
+        super().__init__()
+        self.body, self.image = nn.Sequential(*layers), nn.Parameter(image)
+        self.body.requires_grad_(False)
+
+    def forward(self) -> Tensor:
+        result: Tensor = self.body(self.image)
+        return result
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_an_image_that_is_optimised_is_no_weight(kind: str) -> None:
+    convs = [nn.Conv2d(3, 3, 3, padding=1) for _ in range(3)]
+    layers = convs if kind == "conv" else [nn.Linear(8, 8) for _ in range(3)]
+    image = torch.randn(2, 3, 8, 8) if kind == "conv" else torch.randn(4, 8)
+    assert read(Optimized(*layers, image=image), ()).facts["flow"]["weights"] == 0
+    assert read(nn.Sequential(*layers).requires_grad_(), image).facts["flow"]["weights"] == 3

@@ -126,13 +126,38 @@ def test_a_gradient_that_is_exactly_zero_at_the_outputs_is_blocked(x) -> None:
     assert not read(net(), lambda m: m(x).mean()).facts["loss"]["blocked"]
 
 
-def test_without_a_loss_function_the_pass_is_not_run_again(x) -> None:
+def test_without_a_loss_function_the_losses_are_not_seen(x) -> None:
+    assert "losses" in read(net(), lambda m: m(x).mean()).blind
+
+
+def test_the_pass_is_not_run_again(x, labels) -> None:
     calls = []
 
     def loss(m: nn.Module) -> Tensor:
         calls.append(1)
-        return m(x).mean()
+        return F.cross_entropy(m(x), labels)
 
-    readings = read(net(), loss)
-    assert len(calls) == 1
-    assert "losses" in readings.blind
+    assert len(read(net(), loss).facts["losses"]) == len(calls) == 1
+
+
+def test_a_network_that_is_frozen_gives_targets_though_its_inputs_are_watched(x) -> None:
+    fixed = net(1).requires_grad_(False)
+    model = nn.ModuleList([net(1), fixed])
+    for loss in (
+        lambda m: (m[0](x) - m[1](x)).square().mean(),
+        lambda m: (m[1](x) - m[0](x)).square().mean(),
+    ):
+        (one,) = read(model, loss).facts["losses"]
+        with torch.no_grad():
+            assert one["input"]["mean"] == pytest.approx(float(model[0](x).mean()), rel=1e-5)
+            assert one["target"]["mean"] == pytest.approx(float(fixed(x).mean()), rel=1e-5)
+
+
+def test_a_loss_of_a_frozen_network_alone_is_none(x) -> None:
+    class Distance(nn.Module):
+        def forward(self, h: Tensor) -> Tensor:
+            return F.mse_loss(h, torch.zeros_like(h))
+
+    model = nn.ModuleList([net(1), Distance()])
+    (one,) = read(model, lambda m: F.mse_loss(m[0](x), x[:, :1]) + m[1](x)).facts["losses"]
+    assert one["module"] is None

@@ -46,6 +46,7 @@ class Record:
     values: NDArray[np.float32]
     facts: Facts = field(default_factory=dict)
     _places: dict[Role, list[int]] = field(init=False, repr=False, compare=False)
+    _indices: dict[Role, NDArray[np.int64]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         expected = (len(self.steps), len(self.sites), len(self.metrics))
@@ -58,6 +59,8 @@ class Record:
         for index, site in enumerate(self.sites):
             places.setdefault(site.role, []).append(index)
         object.__setattr__(self, "_places", places)
+        indices = {role: np.array(mine) for role, mine in places.items()}
+        object.__setattr__(self, "_indices", indices)
 
     def places(self, role: Role) -> list[int]:
         """Indices of the sites with this role, in recorded order."""
@@ -69,10 +72,11 @@ class Record:
 
     def read(self, metric: str, role: Role) -> NDArray[np.float64]:
         """Read one metric at all sites of a role at the last step: [sites of that role]."""
-        places = self.places(role)
-        if metric not in self.metrics or not len(self.steps):
-            return np.full(len(places), np.nan)
-        return self.values[-1, places, self.metrics.index(metric)].astype(np.float64)
+        places = self._indices.get(role)
+        if places is None or metric not in self.metrics or not len(self.steps):
+            return np.full(len(self.places(role)), np.nan)
+        read = self.values[-1, places, self.metrics.index(metric)]
+        return np.asarray(read, dtype=np.float64)
 
     def was_read(self, need: str) -> bool:
         """Whether a metric was read anywhere, or a fact is known."""

@@ -9,6 +9,7 @@ from typing import Literal
 from steadygrad.core.finding import Detector, Finding, Severity
 from steadygrad.core.record import Record
 
+PLACES = {"", "data", "target", "loss", "optimizer", "lr"}  # where many faults may be at once
 Verdict = Literal["healthy", "findings", "blind"]
 
 
@@ -66,9 +67,10 @@ def diagnose(
     """Run every detector and fold each symptom under its cause.
 
     A detector ends as found, clear, or blind. A finding is a symptom when another one explains its
-    code; what is only possible explains nothing. A cause is as severe as the worst that it
-    explains. Roots are ordered by severity, then by the detectors' order (the order of suspicion),
-    then by magnitude.
+    code; what is only possible explains nothing. Findings of one code that share a layer are one
+    fault, told by the worst, unless they name different lines. A cause is as severe as the worst
+    that it explains. Roots are ordered by severity, then by the detectors' order (the order of
+    suspicion), then by magnitude.
     """
     found: list[Finding] = []
     clear: list[str] = []
@@ -93,6 +95,7 @@ def fold(
     explains = {one.code: one.explains for one in detectors}
     ranked = sorted(found, key=lambda f: (-f.severity, suspicion[f.code], -f.magnitude))
     cause = {place: _cause_of(place, ranked, explains) for place in range(len(ranked))}
+    cause |= _said_before(ranked, [place for place, parent in cause.items() if parent is None])
     roots = [place for place, parent in cause.items() if parent is None]
     origin = {place: _origin(place, cause) for place in cause}
     finished = [_with_symptoms(root, ranked, origin) for root in roots]
@@ -108,10 +111,31 @@ def fold(
 def _with_symptoms(root: int, ranked: Sequence[Finding], origin: Mapping[int, int]) -> Finding:
     """Give a root the codes folded under it, and the severity of the worst of them."""
     mine = [ranked[place] for place, first in origin.items() if first == root]
-    code = ranked[root].code
+    code, where = ranked[root].code, ranked[root].where
     codes = tuple(dict.fromkeys(one.code for one in mine if one.code != code))
+    same = (name for one in mine if one.code == code for name in one.where)
     worst = max(one.severity for one in mine)
-    return replace(ranked[root], because=(code,), symptoms=codes, severity=worst)
+    where = tuple(dict.fromkeys((*where, *same)))
+    return replace(ranked[root], because=(code,), symptoms=codes, severity=worst, where=where)
+
+
+def _said_before(ranked: Sequence[Finding], roots: Sequence[int]) -> dict[int, int]:
+    """Places of roots that say of the same layers what a worse one of their code says: its place.
+
+    A chain of findings, each of which shares a layer with the next, is one fault.
+    """
+    groups: list[list[int]] = []
+    for place in roots:
+        joined = [g for g in groups if any(_one_fault(ranked[place], ranked[p]) for p in g)]
+        groups = [g for g in groups if g not in joined]
+        groups.append(sorted([place, *(p for g in joined for p in g)]))
+    return {place: group[0] for group in groups for place in group[1:]}
+
+
+def _one_fault(one: Finding, other: Finding) -> bool:
+    layers = {*one.where} & {*other.where} - PLACES
+    lines = one.evidence.get("line") != other.evidence.get("line")
+    return one.code == other.code and bool(layers) and not lines
 
 
 def _cause_of(

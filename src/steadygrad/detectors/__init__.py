@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steadygrad.core.finding import Detector
 from steadygrad.detectors.activations import dead_relu, saturated_activation, unnormalised_depth
+from steadygrad.detectors.axis import wrong_axis
 from steadygrad.detectors.clipping import constant_clip, useless_clip
 from steadygrad.detectors.data import (
     empty_supervision,
@@ -13,6 +14,7 @@ from steadygrad.detectors.data import (
     unscaled_input,
     unscaled_target,
 )
+from steadygrad.detectors.decay import decay_too_strong
 from steadygrad.detectors.flow import (
     collapsed_signal,
     exploding_gradient,
@@ -31,6 +33,8 @@ from steadygrad.detectors.numbers import (
     norm_overflow,
     poisoned_buffer,
 )
+from steadygrad.detectors.pairs import broadcast_loss
+from steadygrad.detectors.samples import constant_input
 from steadygrad.detectors.step import (
     lr_too_high,
     lr_too_low,
@@ -50,6 +54,9 @@ DETECTORS: tuple[Detector, ...] = (
     not_in_optimizer,
     label_out_of_range,
     empty_supervision,
+    constant_input,
+    broadcast_loss,
+    wrong_axis,
     unscaled_input,
     unscaled_target,
     nonfinite_forward,
@@ -76,6 +83,7 @@ DETECTORS: tuple[Detector, ...] = (
     collapsed_signal,
     nonfinite_update,
     swallowed_update,
+    decay_too_strong,
     lr_too_high,
     missing_warmup,
     lr_too_low,

@@ -138,7 +138,8 @@ def label_out_of_range(record: Record, *, total: float = 0.05) -> Iterator[Findi
     """Labels or scores that the loss has no meaning for.
 
     What it looks at: targets of binary cross-entropy outside [0, 1]; scores given to nll_loss that
-    are no log-probabilities, whose exponentials do not sum to one (`total` allows for bfloat16).
+    are no log-probabilities, whose exponentials do not sum to one (`total` allows for bfloat16) on
+    any axis.
     Labels outside the classes make torch raise; `explain_exception` says so in the same words.
 
     Why it matters: the loss has no lower bound, and training follows it to minus infinity.
@@ -154,7 +155,7 @@ def label_out_of_range(record: Record, *, total: float = 0.05) -> Iterator[Findi
         if one["name"] in BINARY and "min" in target:
             if target["min"] < 0 or target["max"] > 1:
                 yield _outside(one)
-        elif one["name"] == "nll_loss" and one.get("log_total", 0.0) > total:
+        elif one.get("log_total", 0.0) > total and one.get("softmax_axis") is None:
             yield _no_probabilities(one)
 
 

@@ -108,7 +108,10 @@ class Depth:
 def depth_of(record: Record) -> Depth | None:
     """Read the depth profile; None when there is no unit, or no weight on the way to train."""
     sites = record.sites_of("unit")
-    if not sites or not record.sites_of("weight"):
+    trained = record.facts.get("flow", {}).get(
+        "weights", 1
+    )  # update ratios have sites of their own
+    if not sites or not trained or not record.sites_of("weight"):
         return None
     roles = ("weight", "act", "norm", "block", "attn", "pool", "other")
     parts = {

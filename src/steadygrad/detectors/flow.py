@@ -143,7 +143,8 @@ def exploding_signal(record: Record, *, risk: float = 3.0) -> Iterator[Finding]:
     depth = depth_of(record)
     if depth is None or not math.isfinite(size) or size < risk - 1:
         return
-    if record.facts["flow"].get("opened"):  # this output is not the network's own
+    # opened, the output is not the network's own; where no module was called it is the loss
+    if record.facts["flow"].get("opened") or record.facts["flow"].get("of_loss"):
         return
     grown = size - float(np.nanmin(depth.log_rms, initial=size))
     if grown < 1.0:
@@ -159,7 +160,8 @@ def vanishing_signal(record: Record, *, risk: float = -6.0) -> Iterator[Finding]
     """An output that is nothing but zeros or rounding, because the signal died on the way.
 
     What it looks at: the root mean square of the output (zero-by-design parameters opened): below
-    10**-6, the resolution of float32 beside a bias of one, is a risk, exactly zero is broken.
+    10**-6, the resolution of float32 beside a bias of one, is a risk, exactly zero is broken. A
+    loss may be as small as it likes: where only functions were called, nothing is said.
 
     Why it matters: the prediction is the same for every sample.
 
@@ -169,7 +171,7 @@ def vanishing_signal(record: Record, *, risk: float = -6.0) -> Iterator[Finding]
     """
     size = float(record.facts["flow"]["out_log_rms"])
     depth = depth_of(record)
-    if depth is None or math.isnan(size) or size > risk:
+    if depth is None or math.isnan(size) or size > risk or record.facts["flow"].get("of_loss"):
         return
     small = np.flatnonzero(depth.log_rms < risk)
     severity = Severity.risk if math.isfinite(size) else Severity.broken

@@ -21,16 +21,19 @@ UNREACHED = {"relu": "below_zero", "sigmoid": "beyond_one", "tanh": "beyond_one"
     explains=("G102", "G104", "G105", "G302", "G402", "G501", "G602"),
 )
 def blocked_output(record: Record) -> Iterator[Finding]:
-    """What stands between the last layer and the loss lets little or nothing of its gradient pass.
+    """What stands between the layers and the loss lets little or nothing of its gradient pass.
 
-    What it looks at: the op whose output the loss was given, views apart. A softmax over one unit
-    and a cross-entropy over one class are constant: broken. A last ReLU of which every output is
-    zero: broken. A softmax (or sigmoid) before cross_entropy, which takes the softmax itself, and a
-    sigmoid before binary_cross_entropy_with_logits: a risk, since the loss keeps a floor
-    (ln(e + C - 1) - 1, 1.46 for ten classes) and passes a fraction of the gradient, as measured
-    (0.12 for ten classes, 0.003 for a thousand: broken below 0.05). log_softmax twice is harmless
-    and not reported. Targets of which more than 60 % lie beyond what the last tanh, sigmoid or ReLU
-    can put out. A sigmoid that is exactly 0 or 1 for most samples, most of them wrongly.
+    What it looks at: a dropout with p = 1, whose output is all zero: torch's p is the share that is
+    dropped, not the share that is kept. Then the op whose output the loss was given, views apart.
+    A softmax over one unit and a cross-entropy over one class are constant: broken. A last ReLU of
+    which every output is zero: broken; before a cross-entropy, one that is zero for every sample in
+    a class that has labels: a risk. A softmax (or sigmoid) before cross_entropy, which takes the
+    softmax itself, and a sigmoid before binary_cross_entropy_with_logits: a risk, since the loss
+    keeps a floor (ln(e + C - 1) - 1, 1.46 for ten classes) and passes a fraction of the gradient,
+    as measured (0.12 for ten classes, 0.003 for a thousand: broken below 0.05). log_softmax twice
+    is harmless and not reported. Targets of which more than 60 % lie beyond what the last tanh,
+    sigmoid or ReLU can put out. A sigmoid that is exactly 0 or 1 for most samples, most of them
+    wrongly.
 
     Why it matters: training stalls at a loss that looks like a bad lr.
 
@@ -40,6 +43,7 @@ def blocked_output(record: Record) -> Iterator[Finding]:
 
     References: MobileNetV2.pytorch#5, Co-teaching#4; fact 17 of our own measurements.
     """
+    yield from _dropped(record)
     end = record.facts["output_end"]
     losses = record.facts.get("losses") or []
     if not losses and end.get("width") == 1 and "softmax" in end["op"]:
@@ -53,6 +57,28 @@ def blocked_output(record: Record) -> Iterator[Finding]:
     if outcome.get("blocked") and record.facts["nonfinite"]["no_gradient"] and outcome["value"]:
         says = "the gradient of the loss at the model's outputs is exactly zero"
         yield Finding(Severity.broken, says, ("loss",), {"loss": outcome["value"]}, magnitude=5.0)
+
+
+def _dropped(record: Record) -> Iterator[Finding]:
+    """Dropouts that leave nothing: broken where all samples come out alike, a risk in a branch."""
+    rows = record.facts.get("dropped") or []
+    if not rows:
+        return
+    first, names = rows[0], tuple(dict.fromkeys(row["module"] or "" for row in rows))
+    alike = not record.facts.get("flow", {}).get("spread_out", 0.0) > 0
+    p = "" if math.isnan(first["p"]) else f" (p = {first['p']:g})"
+    says = (
+        f"everything is dropped: {first['op']} in {names[0] or 'the model'}{p} puts out zeros only"
+    )
+    says += " in training, and no gradient passes back; p is the share that is dropped"
+    yield Finding(
+        Severity.broken if alike else Severity.risk,
+        says,
+        names,
+        {"p": first["p"], "dropouts": float(len(rows))},
+        try_next=(Advice("lower-dropout", "nn.Dropout(p=0.1)  # 1 - the share that is kept"),),
+        magnitude=9.0,
+    )
 
 
 def _constant(end: Fact, what: str) -> Finding:
@@ -178,4 +204,19 @@ def _unreached(one: Fact, *, most: float = 0.6) -> Finding | None:
     )
 
 
-LOOKS = (_one_unit, _softmax_twice, _sigmoid_twice, _shut, _saturated, _unreached)
+def _shut_classes(one: Fact) -> Finding | None:
+    if not one.get("shut"):
+        return None
+    shut, classes = one["shut"], one["classes"]
+    says = (
+        f"{len(shut)} of {classes} classes ({shut[0]}, ...) score zero for every sample behind the "
+        "last ReLU: no gradient passes it, so that they are never predicted"
+    )
+    advice = (Advice("no-last-relu", f"{_identity(one['end'])}# no ReLU at the output"),)
+    evidence = {"shut": float(len(shut)), "classes": float(classes)}
+    return Finding(
+        Severity.risk, says, _where(one["end"]), evidence, try_next=advice, magnitude=4.0
+    )
+
+
+LOOKS = (_one_unit, _softmax_twice, _sigmoid_twice, _shut, _shut_classes, _saturated, _unreached)

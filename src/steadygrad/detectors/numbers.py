@@ -15,6 +15,8 @@ INSIDE = ("G201", "G202", "G205", "G301", "G302", "G303", "G304", "G501", "G602"
 AFTER = (*FLOW, *INSIDE, "G006", "G401", "G402", "G403", "G405")
 GIVEN = ("G002", "G003", "G004", "G005", "G007", *AFTER, "G601", "G605")
 
+ZEROS = ("0", "-0")
+LARGEST = {"float16": "65504", "bfloat16": "3.4e38"}
 CURES = (
     (
         "softmax",
@@ -109,7 +111,8 @@ def nonfinite_forward(record: Record) -> Iterator[Finding]:
     op below autograd asked whether its output is broken while its inputs are finite; a broken value
     carries the name of the op it was born in, so that an infinity is blamed and not the norm that
     makes NaN of it two layers later. An infinity that was asked for (masked_fill, where, full, an
-    additive mask) is not to blame; a softmax over nothing but such is.
+    additive mask) is not to blame; a softmax over nothing but such is. Where a row is masked
+    throughout in the model's own forward, no layer is at fault but the data, which is named.
 
     Why it matters: the loss is NaN, and after one step every weight is.
 
@@ -155,6 +158,9 @@ def nonfinite_loss(record: Record) -> Iterator[Finding]:
     """The model's outputs are finite and the loss is not.
 
     What it looks at: as nonfinite-forward, where the op that broke was called outside of the model.
+    Where no op broke, the op is named that was given something broken: a constant (a class weight
+    1/0, an advantage over the deviation of one sample), whose own op and line a script's check
+    knows, or a score of -inf that a mask put at the label's own place.
 
     Why it matters: no step can be made of it.
 
@@ -169,8 +175,57 @@ def nonfinite_loss(record: Record) -> Iterator[Finding]:
     if facts["loss"] and event and event["module"] is None and not _is_half(event):
         yield _broken_op(event, "loss")
     elif facts["loss"] and not event and not facts["data"] and not facts["parameters"]:
-        says = "the loss is NaN or infinite, and no op could be named that makes it so"
-        yield Finding(Severity.broken, says, ("loss",), confidence="possible", magnitude=7.0)
+        yield _let_in(facts["entered"]) if facts.get("entered") else _nameless()
+
+
+def _nameless() -> Finding:
+    says = "the loss is NaN or infinite, and no op could be named that makes it so"
+    return Finding(Severity.broken, says, ("loss",), confidence="possible", magnitude=7.0)
+
+
+def _let_in(event: Fact) -> Finding:
+    """Say which op was given something broken, and where that came from."""
+    born, result = event["born"], _number(event["result"])
+    evidence = {"op": event["op"], "result": str(event["result"])}
+    if event["asked"]:
+        return _asked_for(event, evidence)
+    at = f" at {_index(event['index'])}" if event["index"] else ""
+    says = f"{event['op']} in {_place(event)} is given a tensor that is {result}{at} already"
+    says += _line(event)
+    cures: tuple[Advice, ...] = ()
+    if born:
+        what = f": {born['name']} is made by {born['op']}" if born["name"] else f": {born['op']}"
+        values = f" makes {_number(born['result'])} of {_values(born['values']) or 'nothing'}"
+        says += what + (f", which{values}" if born["name"] else values)
+        says += _line(born) if born["line"] != event["line"] else ""
+        evidence |= {"made by": born["op"], **born["values"]}
+        cures = _cure(born["op"])
+    return Finding(Severity.broken, says, _where(event), evidence, try_next=cures, magnitude=7.0)
+
+
+def _asked_for(event: Fact, evidence: dict[str, float | str]) -> Finding:
+    """Say where an infinity that somebody put in came to count: the label's own score, a sum."""
+    asked, *line = event["asked"]
+    mask = f"as {asked or 'a mask'} left it"
+    mask += _line({"line": line}) if line != event["line"] else ""
+    if event["inner"].startswith("nll_loss") and event["index"]:
+        sample, label = event["index"]
+        says = (
+            f"{event['op']} in {_place(event)} is infinite: sample {sample} has the label {label}, "
+            f"and its score for {label} is -inf, {mask}"
+        )
+        evidence |= {"sample": float(sample), "label": float(label)}
+        patch = "mask[torch.arange(len(y)), y] = False  # or drop the sample"
+        advice = (Advice("unmask-the-label", patch),)
+    else:
+        says = f"{event['op']} in {_place(event)} adds up what is {event['result']}, {mask}"
+        advice = (Advice("leave-out-the-mask", "x[~mask].mean()  # and not of all of x"),)
+    says += _line(event)
+    return Finding(Severity.broken, says, _where(event), evidence, try_next=advice, magnitude=7.0)
+
+
+def _number(result: str) -> str:
+    return {"nan": "NaN"}.get(result, result)
 
 
 @detector("G004", "nonfinite-backward", needs=("nonfinite",), explains=AFTER)
@@ -213,9 +268,13 @@ def _broken_op(event: Fact, where: str) -> Finding:
     """Say which op broke, in which module and line, and of which values."""
     op = event["op"]
     values = _values(event["values"])
-    result = {"nan": "NaN"}.get(event["result"], event["result"])
+    result = _number(event["result"])
     if event["all_masked"]:
         says = f"a row of {op} in {_place(event)} is masked throughout: softmax over nothing is NaN"
+    elif _is_empty_mean(event):
+        at = _index(event["index"])
+        says = f"{op} in {_place(event)} divides 0 by 0 at {at}, as the mean over a row whose mask "
+        says += "is all zero does"
     else:
         says = f"{op} in {_place(event)} makes {result} of {values or 'finite numbers'}"
         says += f" at {_index(event['index'])}" if event["index"] else ""
@@ -248,11 +307,24 @@ def _broken_slope(event: Fact, gradients: Sequence[str]) -> Finding:
 
 
 def _where(event: Fact) -> tuple[str, ...]:
-    """The module of an op, the layer that feeds it where the op stands in the root, or the loss."""
+    """The module of an op, the layer that feeds it where the op stands in the root, or the loss.
+
+    An op of the root that a row without anything unmasked broke is the fault of no layer: data.
+    """
     if event["module"] is None:
         return ("loss",)
+    if not event["module"] and (event.get("all_masked") or _is_empty_mean(event)):
+        return ("data",)
     names = (event["module"], event.get("feeder", ""))
     return tuple(dict.fromkeys(name for name in names if name)) or ("",)
+
+
+def _is_empty_mean(event: Fact) -> bool:
+    """Whether a sum over nothing was divided by its count: 0 / 0, the count without a gradient."""
+    values, bare = event["values"], event.get("bare", ())
+    zeros = values.get("input") in ZEROS and values.get("other") in ZEROS
+    divides = event.get("inner", "").startswith("div") and "other" in bare
+    return zeros and divides and "input" not in bare and bool(event["index"])
 
 
 def _place(event: Fact) -> str:
@@ -360,7 +432,8 @@ def half_precision_overflow(record: Record, *, headroom: float = 10.0) -> Iterat
 def _overflowed(event: Fact) -> Finding:
     says = (
         f"{event['op']} in {_place(event)} overflows {event['dtype']}: it makes {event['result']} "
-        f"of {_values(event['values']) or 'finite numbers'}" + _line(event)
+        f"of {_values(event['values']) or 'finite numbers'}, more than {LARGEST[event['dtype']]}, "
+        f"the largest number of {event['dtype']} (half precision)" + _line(event)
     )
     where = _where(event)
     evidence = {"op": event["op"], "dtype": event["dtype"], **event["values"]}
@@ -376,6 +449,10 @@ def _wider(name: str) -> tuple[Advice, ...]:
     return (
         Advice("bfloat16", "torch.autocast(device_type, torch.bfloat16)"),
         Advice("float32-island", island),
+        Advice(
+            "float32-weights",
+            "model.float()  # and float16 by torch.autocast with torch.amp.GradScaler() alone",
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from steadygrad.core.finding import Advice, Finding, Severity, detector
 from steadygrad.core.record import Record
 
 ADAPTIVE = ("adam", "rmsprop", "adagrad", "adadelta", "adafactor", "lamb", "lion", "sophia")
+WIDE = "model.float()  # and torch.autocast(device_type, torch.bfloat16), or float16 and GradScaler"
 Facts = Mapping[str, Any]  # JSON-like
 
 
@@ -51,8 +52,18 @@ class Arms:
     @property
     def learned(self) -> bool:
         """Whether the loss fell by half at the lr before it leapt, and leapt less than 20 times."""
-        losses = self.losses["lr"]
-        return losses[0] - min(losses) > 0.5 * self.scale and self.peak < 20
+        return self.halved and self.peak < 20
+
+    @property
+    def drifts(self) -> bool:
+        """Whether the loss rises by less than half, with no leap, and a smaller lr gains little."""
+        return self.peak < 0.5 and self.lower[1] < 0.1
+
+    @property
+    def halved(self) -> bool:
+        """Whether the loss fell by half at the lr, whatever came then."""
+        seen = [loss for loss in self.losses["lr"] if math.isfinite(loss)]
+        return bool(seen) and seen[0] - min(seen) > 0.5 * self.scale
 
     @property
     def peak(self) -> float:
@@ -73,13 +84,17 @@ def lr_too_high(record: Record) -> Iterator[Finding]:
     first step changed the output by more than its own size, or the loss was at three times its
     start. What fails gets 60 steps (a leap may end in a flatter place: a catapult). It is the lr
     only if a smaller one falls by at least 1 %, by 5 % of the start more, and yours, with three
-    times the steps, by less than 15 % or half of that. It is a risk, never broken: a network that
-    is sick otherwise may fail at any usual lr, and that comes first. It is a note when the loss had
-    halved before it leapt, by less than 20 times: a batch that is learned by heart gets sharp, as a
-    stream of batches does not (measured on a residual network at SGD 0.1 with momentum, which
-    trains well). The limits are chosen by us: over 35 healthy pairs of model and optimizer (Adam
-    5e-5 to 1e-2, SGD 0.1 with momentum), three seeds each, none was a risk; of 13
-    with an lr 10 to 1000 times too large eight were, the others learned the batch. For SGD
+    times the steps, by less than 15 % or half of that. It is a risk, since a network that is sick
+    otherwise may fail at any usual lr, and that comes first; it is broken when the loss becomes NaN
+    or infinite within the trial without having halved before, no clipping and no loss scaler is
+    there to stop that, and at the smaller lr it falls. It is a note when the loss rises slowly,
+    without a leap, while a tenth of the lr gains less than 10 %: what a growing codebook or an
+    opponent adds to a loss is not the lr's. It is a note when the loss had halved before it leapt,
+    by less than 20 times: a batch that is learned by heart gets sharp, as a stream of batches does
+    not (measured on a residual network at SGD 0.1 with momentum, which trains well). The limits are
+    chosen by us: over 35 healthy pairs of model and optimizer (Adam 5e-5 to 1e-2, SGD 0.1 with
+    momentum), three seeds each, none was a risk; of 13 with an lr 10 to 1000 times too large eight
+    were, the others learned the batch. For SGD
     the limit (2 + 2 momentum) / lambda_max is measured beside it; an lr above it while the loss
     falls is a note: training at the edge of stability is healthy.
 
@@ -128,10 +143,9 @@ def _too_high(record: Record, facts: Facts, arms: Arms) -> Finding:
     arm, _ = arms.lower
     smaller = facts["lr"] / float(arm.partition("/")[2])
     sharp = record.facts.get("sharpness") or {}
-    clipped = record.facts.get("script", {}).get("clipped", False)  # the trial does not clip
     evidence = {**sharp, **_numbers(facts, arms)}
     return Finding(
-        Severity.note if arms.learned or clipped else Severity.risk,
+        _blame(record, facts, arms),
         f"at lr {facts['lr']:g} the loss on one batch goes from {arms.losses['lr'][0]:.3g} to "
         f"{end:.3g} in {len(arms.losses['lr']) - 1} steps; at {smaller:g} to "
         f"{arms.losses[arm][-1]:.3g}, from the same state.",
@@ -145,6 +159,15 @@ def _too_high(record: Record, facts: Facts, arms: Arms) -> Finding:
         ),
         magnitude=2.0 + min(math.log10(1 + arms.peak), 20.0) if math.isfinite(arms.peak) else 30.0,
     )
+
+
+def _blame(record: Record, facts: Facts, arms: Arms) -> Severity:
+    script = record.facts.get("script", {})
+    drifts = arms.drifts and not facts["relative_change"] > 1
+    if arms.learned or drifts or script.get("clipped", False):  # the trial does not clip
+        return Severity.note
+    broke = not math.isfinite(arms.losses["lr"][-1]) and "loss_scale" not in script
+    return Severity.broken if broke and not arms.halved else Severity.risk
 
 
 def _numbers(facts: Facts, arms: Arms) -> dict[str, float | str]:
@@ -226,19 +249,25 @@ def _ramp_works(arms: Arms, *, least: float = 0.15) -> bool:
 
 
 @detector("G402", "lr-too-low", needs=("update", "trial"))
-def lr_too_low(record: Record, *, ratio: float = 1e-7) -> Iterator[Finding]:
-    """A learning rate at which no weight gets anywhere.
+def lr_too_low(record: Record, *, ratio: float = 1e-7, crawl: float = 1e-5) -> Iterator[Finding]:
+    """A learning rate at which nothing gets anywhere.
 
-    **What it looks at.** The largest |dW| / |W| over the weight matrices in the first step. Below
-    `ratio` = 1e-7 a hundred thousand steps move no matrix by more than 1 % (chosen by us). It is
-    reported only when the loss stands still in the trial and falls by 1 % at an lr that moves
-    weights by 1e-3 per step, which was tried. An lr of exactly zero, and one that a schedule is
-    warming up, are left alone.
+    **What it looks at.** The largest |dW| / |W| over the weight matrices in the first step, and the
+    share of the loss that this step takes off to first order (the update times the gradient), both
+    divided by 1 - momentum, which adds up steps. When both are below `crawl` = 1e-5, ten thousand
+    steps would change neither by more than a tenth; this is asked only of a network that has not
+    learned yet, whose loss is above half of what a constant prediction costs. Of any network it is
+    asked whether no matrix moves by `ratio` = 1e-7 (both chosen by us). It is reported only when
+    the loss stands still in the trial and falls by 1 % (by 5 % for a crawl) in 20 steps at an lr
+    that moves weights by about 1e-2 per step, which was tried. An lr of exactly zero, and one that
+    a schedule is warming up, are left alone.
 
     **Why it matters.** The run looks like one that cannot learn. SGD with Adam's lr is the usual
-    case.
+    case: 1e-6 is small there.
 
-    **When it is wrong.** When a warm-up is set in the loop, without a scheduler.
+    **When it is wrong.** When a warm-up is set in the loop, without a scheduler, and starts that
+    low. Fine-tuning with AdamW at 1e-6 moves ten thousand weights at once, and its first step
+    takes far more off the loss.
 
     **What to try.** The lr of the trial that fell, then less.
 
@@ -246,20 +275,37 @@ def lr_too_low(record: Record, *, ratio: float = 1e-7) -> Iterator[Finding]:
     """
     facts, arms = record.facts["update"], Arms(record.facts["trial"]["losses"])
     higher = [arm for arm in arms.losses if arm.startswith("lr*")]
-    idle = 0 < facts["largest_ratio"] < ratio and abs(arms.fall("lr")) < 0.001
-    if not higher or not idle or facts["half"] or arms.fall(higher[0]) < 0.01:
+    if not higher or facts["half"] or not abs(arms.fall("lr")) < 0.001:
+        return
+    idle = 0 < facts["largest_ratio"] < ratio
+    crawls = _crawls(facts, crawl) and not _has_learned(record)
+    if arms.fall(higher[0]) < (0.01 if idle else 0.05) or not (idle or crawls):
         return
     times = float(higher[0].partition("*")[2])
+    share = facts["first_fall"] / abs(facts["loss_before"]) if facts["loss_before"] else 0.0
     yield Finding(
         Severity.risk,
         f"at lr {facts['lr']:g} a step moves weights by {facts['largest_ratio']:.1g} of their size "
-        f"at most and the loss stands; at {facts['lr'] * times:.1g} it falls from "
-        f"{arms.losses[higher[0]][0]:.3g} to {arms.losses[higher[0]][-1]:.3g}.",
+        f"at most, takes {share:.1g} off the loss, and it stands; at {facts['lr'] * times:.1g} it "
+        f"falls from {arms.losses[higher[0]][0]:.3g} to {arms.losses[higher[0]][-1]:.3g}.",
         ("lr",),
-        {"largest_ratio": facts["largest_ratio"], **_numbers(facts, arms)},
+        {"largest_ratio": facts["largest_ratio"], "share": share, **_numbers(facts, arms)},
         try_next=(Advice("higher-lr", f"lr={facts['lr'] * times:.1g}"),),
-        magnitude=-math.log10(facts["largest_ratio"]) - 7,
+        magnitude=max(-math.log10(facts["largest_ratio"]) - 7, 0.0),
     )
+
+
+def _crawls(facts: Facts, crawl: float) -> bool:
+    """Whether steps like the first neither move weights nor lower the loss by a share of them."""
+    once = crawl * (1 - facts["momentum"])
+    falls = facts["first_fall"] >= once * abs(facts["loss_before"])
+    return bool(facts["largest_ratio"] < once and not falls)
+
+
+def _has_learned(record: Record, *, share: float = 0.5) -> bool:
+    """Whether the loss is well below a constant prediction's, or nobody knows what that costs."""
+    known = [one for one in record.facts.get("losses") or [] if one.get("constant_loss")]
+    return not known or any(one["value"] < share * one["constant_loss"] for one in known)
 
 
 @detector("G405", "swallowed-update", needs=("update",), explains=("G402",))
@@ -296,9 +342,7 @@ def swallowed_update(
         _least_moved(record),
         {"moved": moved, "lr": facts["lr"], "dtype": ", ".join(facts["half"])},
         ruled_out=("the gradient: it is finite and not zero there",),
-        try_next=(
-            Advice("float32-weights", "model.float(); torch.autocast(device_type, torch.bfloat16)"),
-        ),
+        try_next=(Advice("float32-weights", WIDE),),
         magnitude=6.0,
     )
 
@@ -332,7 +376,9 @@ def nonfinite_update(record: Record) -> Iterator[Finding]:
         return
     names = tuple(dict.fromkeys(name.rpartition(".")[0] for name in facts["nonfinite"]))
     tiny = "torch.float16" in facts["half"] and facts["eps"] < 6e-8
-    why = f": eps = {facts['eps']:g} is zero in float16" if tiny else ""
+    why = ""
+    if tiny:
+        why = f": eps = {facts['eps']:g} is zero in float16 (half precision), which ends at 6e-8"
     yield Finding(
         Severity.broken,
         f"the first step makes {len(facts['nonfinite'])} parameters non-finite, though the "
@@ -340,6 +386,6 @@ def nonfinite_update(record: Record) -> Iterator[Finding]:
         ("optimizer", *names),
         {"parameters": len(facts["nonfinite"]), "eps": facts["eps"], "lr": facts["lr"]},
         ruled_out=("the gradient: it is finite",),
-        try_next=(Advice("float32-weights"), Advice("larger-eps", "eps=1e-4")),
+        try_next=(Advice("float32-weights", WIDE), Advice("larger-eps", "eps=1e-4")),
         magnitude=10.0,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ from steadygrad.core.record import Record, Site
 from steadygrad.detectors.depth import trend_of
 from steadygrad.detectors.words import layers
 
+RECURRENT = re.compile(r"(RNN|LSTM|GRU)(Cell)?$")
 METRICS = ("factor", "decades", "horizon", "steps", "travels")
 
 
@@ -159,6 +161,7 @@ def _remedies(site: Site, row: dict[str, float]) -> tuple[Advice, ...]:
 
 def _orthogonal(site: Site) -> str:
     weight = "weight_hh" if site.kind.endswith("Cell") else "weight_hh_l0"
+    weight = weight if RECURRENT.search(site.kind) else "weight"
     return f"nn.init.orthogonal_(model.{site.name}.{weight})"
 
 

@@ -32,10 +32,16 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
     Nothing is judged by the size of a gradient: an exact zero that heals (LoRA's B, zero gammas,
     zero heads), a key's bias, a bias before a norm all have a path.
 
-    Broken: no parameter is reached, none requires a gradient, one that the optimizer steps is cut,
-    or a layer is not registered. Without an optimizer a cut is broken when it takes the first layer
-    or `large` = 50 % of the unreached model (chosen by us) inside of the model's own code. A cut by
-    `no_grad` is at most a risk: somebody asked for it.
+    Under a script, `.grad` is looked at as the optimizer finds it at its first step: where
+    backward() reached parameters of the optimizer and none has a gradient that is not zero, though
+    the loss does, it was *erased* in between.
+
+    Broken: the loss of a script reaches nothing of the network that the optimizer steps (the
+    generator, in a GAN whose judge was given detached samples in the generator's turn),
+    no parameter is reached, the gradient is erased, none requires a gradient, one that the
+    optimizer steps is cut, or a layer is not registered. Without an optimizer a cut is broken when
+    it takes the first layer or `large` = 50 % of the unreached model (chosen by us) inside of the
+    model's own code. A cut by `no_grad` is at most a risk: somebody asked for it.
 
     **Why it matters.** These weights stay as they were drawn. The loss falls a little all the same,
     because other layers learn, so that nothing else tells.
@@ -47,8 +53,9 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
     train what looks cut here: give `check` the whole loss.
 
     **What to try.** Remove the detach, keep layers in `nn.ModuleList` or `nn.ModuleDict`, replace
-    argmax and round by softmax or Gumbel-softmax, do in torch what numpy did; with PEFT and
-    gradient checkpointing `model.enable_input_require_grads()` or `use_reentrant=False`.
+    argmax and round by softmax or Gumbel-softmax, do in torch what numpy did; `zero_grad()` before
+    `backward()`; with PEFT and gradient checkpointing `model.enable_input_require_grads()` or
+    `use_reentrant=False`.
 
     **References.** pytorch/pytorch #666, #38639 (lists of layers); huggingface/transformers #26334,
     #35826 (checkpointing and PEFT); Jang 2017 (Gumbel-softmax).
@@ -57,11 +64,16 @@ def no_gradient(record: Record, *, large: float = 0.5) -> Iterator[Finding]:
         yield _in_vain()
         return
     facts = record.facts["wiring"]
+    bypassed = record.facts.get("script", {}).get("bypassed")
+    if bypassed:
+        yield _around(bypassed)
+        return
     if not facts["parameters"]:
         return
     if not facts["reached"]:
         yield _nothing_reached(facts)
         return
+    yield from _erased(record)
     yield from _unregistered(facts["unregistered"])
     yield from _cut(facts, large)
     yield from _idle(facts["unreached"])
@@ -189,6 +201,48 @@ def _in_vain() -> Finding:
     return Finding(Severity.broken, says, ("loss",), try_next=advice, magnitude=9.0)
 
 
+def _around(bypassed: Row) -> Finding:
+    """Say of a network that is stepped that the loss goes around it."""
+    name, count, at = bypassed["network"], bypassed["tensors"], bypassed["at"]
+    says = (
+        f"the optimizer steps {name} ({count} parameters), and this loss reaches none of it: what "
+        f"{name} computes is detached at {at}"
+    )
+    return Finding(
+        Severity.broken,
+        says,
+        (name,),
+        {"parameters": float(count), "op": "detach", "line": at},
+        try_next=(Advice("keep-the-graph", f"# remove the detach at {at} in the step of {name}"),),
+        magnitude=10.0,
+    )
+
+
+def _erased(record: Record) -> Iterator[Finding]:
+    """Gradients that are gone when the optimizer steps, though the loss has some."""
+    erased = record.facts.get("script", {}).get("erased")
+    if not erased:
+        return
+    zero = record.facts.get("nonfinite", {}).get("no_gradient")
+    if not erased["none"] and (zero or not record.facts["wiring"]["has_loss"]):
+        return  # perhaps it is zero
+    count = erased["parameters"]
+    says = (
+        f"backward() gave {count} parameters a gradient, and none of them has it when the "
+        "optimizer steps: zero_grad() stands between backward() and step(), so that nothing moves"
+    )
+    patch = "optimizer.zero_grad()\nloss.backward()\noptimizer.step()  # in this order"
+    yield Finding(
+        Severity.broken,
+        says,
+        ("optimizer",),
+        {"parameters": count},
+        ruled_out=("the loss: its gradient is not zero",),
+        try_next=(Advice("zero-before-backward", patch),),
+        magnitude=9.0,
+    )
+
+
 @detector("G502", "not-in-optimizer", needs=("wiring",), explains=("G402",))
 def not_in_optimizer(record: Record) -> Iterator[Finding]:
     """Parameters that get a gradient which no optimizer uses.
@@ -216,6 +270,8 @@ def not_in_optimizer(record: Record) -> Iterator[Finding]:
 
     **References.** The threads of hyperIQA #32 and HVPNeT #5: users who found it by hand.
     """
+    if record.facts.get("script", {}).get("bypassed"):  # no-gradient says it
+        return
     facts = record.facts["wiring"]
     others = record.facts.get("script", {}).get("trained_by_others", ())
     owners = {name.rpartition(".")[0] for name in others}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -294,8 +295,7 @@ def _event(step: int, judged: Judged, by: tuple[str, ...]) -> Event:
     row = (judged.seen.total, judged.now.total, float(skipped), judged.threshold)
     if judged.plan.amp_skips:
         by = ("scaler",)
-    event = _of_numbers(step, row, by, judged.seen.names, norms)
-    return replace(event, overflowed=judged.overflowed)
+    return _of_numbers(step, row, by, judged.seen.names, norms, overflowed=judged.overflowed)
 
 
 def _packed(judged: Judged, skipped: Truth) -> Tensor:
@@ -317,20 +317,27 @@ def _unpacked(step: int, row: Row, policies: Sequence[str], names: Sequence[str]
 
 
 def _of_numbers(
-    step: int, row: tuple[Any, ...], by: tuple[str, ...], names: Sequence[str], norms: Row
+    step: int,
+    row: tuple[Any, ...],
+    by: tuple[str, ...],
+    names: Sequence[str],
+    norms: Row,
+    *,
+    overflowed: bool = False,
 ) -> Event:
     norm, after, skipped, threshold = (float(one) for one in row)
     clipped = not skipped and after < norm * (1 - 1e-9)
-    suspects = _suspects(names, norms) if skipped or clipped or not np.isfinite(norm) else ()
-    return Event(step, norm, after, threshold, clipped, bool(skipped), by, suspects, norms=norms)
+    suspects = _suspects(names, norms) if skipped or clipped or not math.isfinite(norm) else ()
+    return Event(
+        step, norm, after, threshold, clipped, bool(skipped), by, suspects, overflowed, norms
+    )
 
 
 def _suspects(names: Sequence[str], norms: Row) -> tuple[tuple[str, float], ...]:
     """The first parameter that is not finite, or those with the largest share of the square."""
-    broken = np.flatnonzero(~np.isfinite(norms))
-    if len(broken):
-        return ((names[int(broken[0])], float("nan")),)
     peak = float(norms.max(initial=0.0))
+    if not math.isfinite(peak):
+        return ((names[int(np.argmin(np.isfinite(norms)))], float("nan")),)
     if peak == 0:
         return ()
     shares = np.square(norms / peak)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from steadygrad.guards.number import Number, Truth
@@ -48,7 +49,7 @@ class Decision:
 
 def total_of(norms: Tensor, *, read: bool) -> Number:
     """The root of the sum of squares of norms [parameters]: a float where it may be read."""
-    total = norms.square().sum().sqrt()
+    total: Tensor = torch.linalg.vector_norm(norms)
     return total.item() if read else total
 
 
@@ -60,4 +61,6 @@ def divided(gradients: Gradients, decision: Decision) -> Gradients:
     if decision.divide_each is not None:
         norms = norms / decision.divide_each
         total = total_of(norms, read=not isinstance(gradients.total, Tensor))
+    if norms is gradients.norms:
+        return gradients
     return replace(gradients, norms=norms, total=total)

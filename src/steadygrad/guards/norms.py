@@ -22,7 +22,7 @@ from steadygrad.guards.dtensor import (
     without_partial_sums,
 )
 
-HALF = (torch.float16, torch.bfloat16)
+HALF = {torch.float16, torch.bfloat16}
 Shared = tuple[Any, str]  # a ProcessGroup, and the kind of device on which it sums
 
 
@@ -90,21 +90,17 @@ class Reader:
 
     parameters: Sequence[Tensor]
     groups: tuple[Group, ...] = ()
+    plain: bool = False  # no DTensor among them
 
     def grads(self) -> list[Tensor]:
         """The local part of every gradient that is there, dense, sharing memory with it."""
         return [grad for grad in self.all() if grad is not None]
-
-    def all(self) -> list[Tensor | None]:
-        """The local part of every gradient, None where there is none."""
-        return [None if one.grad is None else local(one.grad) for one in self.parameters]
 
     def norms(self, *, double: bool = False) -> Tensor:
         """The norm of every gradient over all ranks [parameters], float64; 0 for a missing one.
 
         Every rank must call it, one without gradients too: the others wait for it.
         """
-        self._settle()
         norms = self._mine(double=double)
         if not self.groups:
             return norms
@@ -113,16 +109,9 @@ class Reader:
             group.sum_(norms)
         return norms.sqrt_()
 
-    def _settle(self) -> None:
-        """Make of every gradient what the optimizer will use: coalesced, without partial sums."""
-        for one in self.parameters:
-            grad = one.grad
-            if grad is not None and is_unsettled(grad):
-                one.grad = settled(grad)
-
     def _mine(self, *, double: bool) -> Tensor:
         """The norm of what lies on this rank."""
-        every = self.all()
+        every = self.all(settle=True)
         there = [grad for grad in every if grad is not None]
         mine = norms_of(there, double=double)
         if len(there) == len(every):
@@ -132,6 +121,25 @@ class Reader:
         norms[[place for place, grad in enumerate(every) if grad is not None]] = mine
         return norms
 
+    def all(self, *, settle: bool = False) -> list[Tensor | None]:
+        """The local part of every gradient, None where there is none.
+
+        With `settle` gradients are made what the optimizer will use: coalesced, without partial
+        sums. Only then norms say how large they are, and elements can be rewritten in place.
+        """
+        grads = [one.grad for one in self.parameters]
+        if self.plain and not any(one is not None and one.is_sparse for one in grads):
+            return grads
+        if settle:
+            self._settle()
+        return [None if one.grad is None else local(one.grad) for one in self.parameters]
+
+    def _settle(self) -> None:
+        for one in self.parameters:
+            grad = one.grad
+            if grad is not None and is_unsettled(grad):
+                one.grad = settled(grad)
+
 
 def local(grad: Tensor) -> Tensor:
     """The part of a gradient that lies on this rank, as a plain dense tensor that shares memory.
@@ -139,11 +147,11 @@ def local(grad: Tensor) -> Tensor:
     The values of a sparse gradient must have been coalesced.
     """
     part = to_local(grad)
-    if part.layout is torch.strided:
-        return part
-    # the public values() refuses gradients that are not coalesced
-    values: Tensor = part._values()
-    return values
+    if part.layout is torch.sparse_coo:
+        # the public values() refuses gradients that are not coalesced
+        values: Tensor = part._values()
+        return values
+    return part
 
 
 def is_unsettled(grad: Tensor) -> bool:
@@ -167,13 +175,13 @@ def norms_of(grads: Sequence[Tensor], *, double: bool = False) -> Tensor:
         return torch.zeros(0, dtype=torch.float64)
     if double:
         norms = [torch.linalg.vector_norm(_real(one), dtype=torch.float64) for one in grads]
-    elif any(one.dtype in HALF for one in grads):
+    elif not HALF.isdisjoint({one.dtype for one in grads}):
         norms = [_in_float32(one) for one in grads]
     else:
         norms = list(torch._foreach_norm(list(grads)))  # private; torch's own clipping calls it
-    home, kind = norms[0].device, norms[0].dtype
-    if any(one.device != home or one.dtype != kind for one in norms):
-        norms = [one.to(home, torch.float64, non_blocking=True) for one in norms]
+    if len({one.get_device() for one in norms}) > 1:
+        home = norms[0].device
+        norms = [one.to(home, non_blocking=True) for one in norms]
     return torch.stack(norms).double()
 
 

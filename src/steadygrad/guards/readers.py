@@ -7,6 +7,7 @@ import sys
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from steadygrad.guards.dtensor import is_dtensor
 from steadygrad.guards.norms import Reader, Shared, groups_of
 
 
@@ -19,7 +20,8 @@ def reader_of(optimizer: Optimizer, model: nn.Module | None) -> Reader:
             "sg.guard(optimizer, ..., model=model), so that norms are summed over its ranks"
         )
     flat = {} if model is None else _flat(model)
-    return Reader(parameters, groups_of(parameters, flat))
+    plain = not any(is_dtensor(one) for one in parameters)
+    return Reader(parameters, groups_of(parameters, flat), plain)
 
 
 def is_flat(one: Tensor) -> bool:

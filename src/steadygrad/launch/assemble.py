@@ -6,17 +6,18 @@ import inspect
 import math
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from steadygrad._check import unwrapped
 from steadygrad.guards.refusals import policies_of
 from steadygrad.launch.captured import CannotLook, Captured
 from steadygrad.launch.garbage import Garbage
-from steadygrad.launch.owners import Named, Whole, whole
+from steadygrad.launch.owners import Named, Whole, modules_in, whole
 from steadygrad.launch.replay import Score, Term, buffers_as_noted, reached, score
 from steadygrad.launch.tape import Entry, Tape
 from steadygrad.probe.tree import Tree
@@ -41,6 +42,7 @@ class Heard:
 
 
 IN_VAIN = "backward() reached no parameter"
+UNFOLLOWED = "whose origin could not be followed"
 
 
 def assemble(heard: Heard, optimizer: Optimizer, visible: Named) -> Captured:
@@ -55,7 +57,10 @@ def assemble(heard: Heard, optimizer: Optimizer, visible: Named) -> Captured:
             joined, replayed = _score(terms, optimizer, visible)
             why = _difference(replayed, joined.model)
             if not why:
-                return _captured(heard, joined, optimizer, replayed)
+                told = replace(replayed, births=heard.tape.births.told(visible))
+                captured = _captured(heard, joined, optimizer, told)
+                captured.facts["script"]["bypassed"] = _bypassed(heard, optimizer, told, visible)
+                return captured
     return _without_loss(heard, optimizer, why or _nothing_heard(heard))
 
 
@@ -69,6 +74,28 @@ def _in_vain(heard: Heard, optimizer: Optimizer) -> bool:
     trained = {id(p): p for p in (*stepped, *called)}
     touched = {leaf for terms in heard.passes for term in terms for leaf in term.reached}
     return not (touched & trained.keys() or any(p.grad is not None for p in trained.values()))
+
+
+def _erased(heard: Heard, optimizer: Optimizer) -> dict[str, Any]:
+    """Number of parameters that backward() reached where the step finds no gradient; {} if it does.
+
+    The step is a hook away: what `.grad` holds now is what the optimizer is about to use. `none`
+    says that every gradient is None, which no backward pass leaves behind.
+    """
+    touched = {leaf for terms in heard.passes for term in terms for leaf in term.reached}
+    stepped = [p for group in optimizer.param_groups for p in group["params"]]
+    mine = [p for p in stepped if id(p) in touched]
+    held = [p.grad for p in stepped if p.grad is not None]
+    if not mine or any(_has_any(grad) for grad in held):
+        return {}
+    return {"parameters": len(mine), "none": not held}
+
+
+def _has_any(grad: Tensor) -> bool:
+    """Whether a gradient is not zero; of one in an unusual layout it is taken for granted."""
+    if grad.is_sparse:
+        return bool(grad._values().any())
+    return grad.layout is not torch.strided or bool(grad.any())
 
 
 def chosen(passes: Sequence[Sequence[Term]]) -> list[Term]:
@@ -101,7 +128,7 @@ def _leaves(entry: Entry) -> list[Tensor]:
 
 def _lost(terms: Sequence[Term]) -> str:
     lost = next((entry.lost for entry in score(terms, {}, {}).entries if entry.lost), "")
-    return f"the loss depends on {lost}, whose origin could not be followed" if lost else ""
+    return f"the loss depends on {lost}, {UNFOLLOWED}" if lost else ""
 
 
 def _difference(replayed: Score, model: nn.Module) -> str:
@@ -143,6 +170,30 @@ def _captured(heard: Heard, joined: Whole, optimizer: Optimizer, replayed: Score
     )
 
 
+def _bypassed(heard: Heard, optimizer: Optimizer, loss: Score, visible: Named) -> dict[str, Any]:
+    """The network that the optimizer steps where the loss reaches nothing of it, and the detach.
+
+    {} where the loss reaches something of it, or is made of nothing that was detached from it.
+    """
+    held = _held([optimizer])
+    if held & set().union(*(term.reached for term in loss.terms)):
+        return {}
+    mine = [(n, m) for n, m in modules_in(visible) if _is_stepped(unwrapped(m), held)]
+    name = max(mine, key=lambda pair: len(list(pair[1].parameters())), default=("", None))[0]
+    given = [t for entry in loss.entries for t in entry.given()]
+    cuts = [cut for t in given if (cut := heard.tape.detached(t)) is not None and cut.leaves & held]
+    if not name or not cuts:
+        return {}
+    file, number = cuts[0].line
+    return {"network": name, "tensors": len(held), "at": f"{file}:{number}"}
+
+
+def _is_stepped(module: nn.Module, held: set[int]) -> bool:
+    """Whether a module has parameters and an optimizer holds all of them."""
+    mine = {id(parameter) for parameter in module.parameters()}
+    return bool(mine) and mine <= held
+
+
 def _inputs(entries: Sequence[Entry], joined: Whole) -> Tree:
     """Arguments of the model's first call where it is called as a whole; None otherwise."""
     first = next((e for e in entries if e.module is joined.model), None)
@@ -162,6 +213,13 @@ def arguments(entry: Entry) -> Tree:
 def _without_loss(heard: Heard, optimizer: Optimizer, why: str) -> Captured:
     latest = heard.tape.latest
     if latest is None or latest.module is None:
+        if UNFOLLOWED in why:
+            raise CannotLook(
+                f"expected a loss of modules and torch functions, got one where {why}, as happens "
+                "in a transform of torch.func (vmap, grad) whose parameters come by closure: give "
+                "them to the transformed function as arguments, or give check a function that "
+                "returns the model and its loss (file.py:build)"
+            )
         raise CannotLook(
             "expected the script to call a model before its first optimizer step, but "
             f"{why or 'no module with parameters was called'}"
@@ -187,6 +245,7 @@ def _facts(heard: Heard, model: nn.Module, optimizer: Optimizer) -> dict[str, An
         "training": model.training,
         "trained_by_others": _others(heard, model, optimizer),
         "in_vain": _in_vain(heard, optimizer),
+        "erased": _erased(heard, optimizer),
     }
     if heard.scale is not None:
         script["loss_scale"] = heard.scale

@@ -51,7 +51,7 @@ def whole(entries: Sequence[Entry], free: Sequence[Tensor], visible: Named) -> W
     variables' names.
     """
     called = list({id(e.module): e.module for e in entries if e.module is not None}.values())
-    sight = _modules(visible)
+    sight = modules_in(visible)
     found = {id(one): one for one in (_owner(root, sight) for root in called)}
     loose = []
     for tensor in free:
@@ -69,7 +69,8 @@ def whole(entries: Sequence[Entry], free: Sequence[Tensor], visible: Named) -> W
     return Whole(model, paths, {id(p): name for name, p in model.named_parameters()})
 
 
-def _modules(visible: Named) -> list[tuple[str, nn.Module]]:
+def modules_in(visible: Named) -> list[tuple[str, nn.Module]]:
+    """Modules among the variables in sight, and those that plain objects hold, with their names."""
     found = [(name, one) for name, one in visible if _is_a(one, nn.Module)]
     holders = {id(one): one for _, one in visible if not _is_a(one, NO_HOLDERS)}
     for one in holders.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from steadygrad.launch.randomness import kept, set_generators
 from steadygrad.launch.tape import Entry, Made, ancestors
+from steadygrad.probe.births import Birth, told
 from steadygrad.probe.trace import standing_at
 from steadygrad.probe.tree import map_tensors
 
@@ -31,19 +32,23 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A loss as a list of entries, and the names under which they use modules and parameters."""
+    """A loss as a list of entries, and the names under which they use modules and parameters.
+
+    `births` are told of while it is computed: where its broken constants became so, by address.
+    """
 
     entries: Sequence[Entry]
     terms: Sequence[Term]
     paths: Mapping[int, str]
     names: Mapping[int, str]
+    births: Mapping[int, Birth] = field(default_factory=dict)
 
     def play(self, model: nn.Module) -> Tensor:
         """Compute the loss with the modules and parameters of this model."""
         parameters = dict(model.named_parameters())
         made: dict[tuple[int, int], Tensor] = {}
         wanted = torch.is_grad_enabled()
-        with kept(), torch.set_grad_enabled(wanted or self._differentiates()):
+        with kept(), told(self.births), torch.set_grad_enabled(wanted or self._differentiates()):
             for entry in self.entries:
                 swap = _swap(entry, made, self.names, parameters)
                 for place, tensor in enumerate(_run(entry, self._callee(entry, model), swap)):

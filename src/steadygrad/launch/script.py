@@ -32,6 +32,7 @@ from steadygrad.launch.garbage import watched
 from steadygrad.launch.owners import variables
 from steadygrad.launch.replay import Term, reached
 from steadygrad.launch.tape import Tape, module_calls
+from steadygrad.probe.dynamo import optimizers_made_without
 
 CANNOT_LOOK = 2  # exit code, as everywhere in steadygrad
 PATIENCE = 20  # times that a script may swallow the signal before the process is ended from within
@@ -139,6 +140,7 @@ def _listening(session: Session, module: types.ModuleType) -> Iterator[None]:
     tape = session.heard.tape
     with ExitStack() as stack:
         stack.enter_context(_environment("TORCHDYNAMO_DISABLE", "1"))  # compile() stays eager
+        stack.enter_context(optimizers_made_without())
         stack.enter_context(_silent_in_threads())
         stack.enter_context(_backward_heard(session))
         stack.enter_context(_scaler_heard(session, module))

@@ -20,7 +20,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from steadygrad._check import unwrapped
+from steadygrad.launch.births import Births
 from steadygrad.launch.randomness import Generators, generators, same
+from steadygrad.probe.graph import reachable as below
 from steadygrad.probe.trace import users_line
 from steadygrad.probe.tree import Tree, map_tensors, tensors
 
@@ -75,18 +77,29 @@ class Made:
     place: int
 
 
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """A detach: its file and line, and the ids of the leaves that were behind it."""
+
+    line: tuple[str, int]
+    leaves: frozenset[int]
+
+
 class Tape(TorchFunctionMode):
     """Note module calls and torch functions of this thread and process while active.
 
     `refuse`, once it is set, is called before every torch function: it ends a script that goes on
-    after its first step. `latest` is the last outermost call of a module with open parameters.
+    after its first step. `latest` is the last outermost call of a module with open parameters,
+    `births` the constants that broke.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.refuse: Callable[[], None] | None = None
         self.latest: Entry | None = None
+        self.births = Births()
         self._made = WeakTensorKeyDictionary()
+        self._detached = WeakTensorKeyDictionary()
         self._changes = WeakTensorKeyDictionary()
         self._count = 0
         self._inside = 0
@@ -96,6 +109,11 @@ class Tape(TorchFunctionMode):
     def made(self, tensor: Tensor) -> Made | None:
         """Where a tensor came from; None when the tape did not see it."""
         found: Made | None = self._made.get(tensor)
+        return found
+
+    def detached(self, tensor: Tensor) -> Detached | None:
+        """Where a constant was detached from its history; None for another."""
+        found: Detached | None = self._detached.get(tensor)
         return found
 
     def __torch_function__(
@@ -108,8 +126,12 @@ class Tape(TorchFunctionMode):
         """Run a torch function; note it when it stands outside of all modules."""
         if self.refuse is not None:
             self.refuse()
-        if self._inside or not torch.is_grad_enabled() or _reads(func, args):
+        if self._inside:
             return func(*args, **(kwargs or {}))
+        if not torch.is_grad_enabled() or _reads(func, args):
+            out = func(*args, **(kwargs or {}))
+            self.births.note(func, (args, kwargs), out)
+            return out
         return self.note(func, None, args, dict(kwargs or {}))
 
     def is_home(self) -> bool:
@@ -147,6 +169,8 @@ class Tape(TorchFunctionMode):
             if entry is not None:
                 with torch._C.DisableTorchFunction():
                     self._keep(entry, entry.results(args, kwargs, out))
+            else:
+                self.births.note(run, (args, kwargs), out)
         finally:
             self._inside -= 1
         self.latest = entry if root is not None else self.latest
@@ -196,6 +220,8 @@ class Tape(TorchFunctionMode):
         for place, tensor in enumerate(results):
             if tensor.grad_fn is not None:
                 self._made[tensor] = Made(entry, place)
+            elif getattr(entry.run, "__name__", "") == "detach":
+                self._detached[tensor] = Detached(entry.line, _leaves(entry.args[0]))
         changed = entry.changed
         if changed is not None and changed.grad_fn is not None:
             base = _base(changed)
@@ -239,11 +265,12 @@ def reachable(tree: Tree, depth: int = LOOKED_INTO) -> Iterator[Tensor]:
 
 @contextmanager
 def module_calls(tape: Tape) -> Iterator[None]:
-    """Show the tape every outermost module call and custom autograd function in the block.
+    """Show the tape every outermost module call, custom autograd function, and vmap in the block.
 
-    `Module.__call__` is replaced, since global forward pre-hooks are not given keyword arguments.
+    `Module.__call__` is replaced, since global forward pre-hooks are not given keyword arguments;
+    `vmap`, since what it returns is unwrapped below all torch functions.
     """
-    call, function = nn.Module.__call__, torch.autograd.Function
+    call, function, vmap = nn.Module.__call__, torch.autograd.Function, torch.vmap
     apply = vars(function)["apply"]
 
     def heard(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -255,12 +282,18 @@ def module_calls(tape: Tape) -> Iterator[None]:
         run = apply.__get__(None, cls)
         return tape.note(run, None, args, kwargs) if tape.listens() else run(*args, **kwargs)
 
+    def mapped(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        run = vmap(func, *args, **kwargs)
+        return lambda *a, **k: tape.note(run, None, a, k) if tape.listens() else run(*a, **k)
+
     heard.__wrapped__ = call  # type: ignore[attr-defined] # as functools.wraps, for signatures
     nn.Module.__call__ = heard  # type: ignore[method-assign] # put back below
     function.apply = classmethod(applied)  # type: ignore[assignment,method-assign] # put back below
+    torch.vmap = torch.func.vmap = mapped  # put back below
     try:
         yield
     finally:
+        torch.vmap = torch.func.vmap = vmap
         nn.Module.__call__ = call  # type: ignore[method-assign] # as it was
         function.apply = apply  # type: ignore[method-assign] # as it was
 
@@ -300,6 +333,12 @@ def _target(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
         if isinstance(found, Tensor):
             return found
     return None
+
+
+def _leaves(tensor: Tensor) -> frozenset[int]:
+    nodes = [] if tensor.grad_fn is None else below(tensor.grad_fn)
+    variables = (getattr(node, "variable", None) for node in nodes)
+    return frozenset(id(one) for one in variables if one is not None)
 
 
 def _base(tensor: Tensor) -> Tensor:

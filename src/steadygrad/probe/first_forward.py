@@ -2,7 +2,8 @@
 
 Every op below autograd is seen by a TorchDispatchMode. A broken output takes over the origin of the
 broken input it came from, so that the loss can be asked where its NaN was born. An infinity that
-was asked for (a fill, a mask) is no culprit; the op that makes a NaN of it is.
+was asked for (a fill, a mask) is no culprit; the op that makes a NaN of it is. Where nobody is, the
+op is named that was given a broken constant, or that let an infinity asked for into a sum.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from steadygrad.probe.births import birth_of
 from steadygrad.probe.rerun import calling, rerun
 from steadygrad.probe.subject import Subject
 from steadygrad.probe.trace import users_line
@@ -33,7 +35,12 @@ UNWRITTEN = re.compile(r"^(new_)?empty")
 OVERWRITES = re.compile(r"^(copy|fill|zero|normal|uniform|bernoulli|random|exponential)_$")
 MIXING = re.compile(r"mm|mv|dot|conv|linear|attention|norm|softmax|embedding|index|gather|cumsum")
 SOFTMAX = re.compile(r"softmax")
-POLES = re.compile(r"^(log|div|reciprocal|rsqrt|acos|asin|atanh|pow|sqrt)")  # no overflow
+POLES = {"div": "other", "reciprocal": "input", "rsqrt": "input", "pow": "input"}  # at zero of it
+ENDLESS = re.compile(r"^(log|acos|asin|atanh|sqrt)")  # infinite at a pole, never by overflow
+CARRIES = re.compile(
+    r"^(view|_unsafe_view|_reshape_alias|detach|alias|expand|unsqueeze|squeeze|transpose|t$|permute|"
+    r"select|slice|clone|lift_fresh|_to_copy|cat|stack|index|gather|split|unbind)"
+)
 
 How = Literal["born", "nan", "fill", "given"]
 
@@ -44,7 +51,8 @@ class Origin:
 
     `how` is "born" of finite inputs, "nan" of an infinity, "fill" as somebody asked, or "given"
     from outside. `op` is the function that was called and `inner` the op inside of it. `module` is
-    None outside of all module calls: in the loss. `trained` says whether an input has a gradient.
+    None outside of all module calls: in the loss. `trained` says whether an input has a gradient,
+    `bare` which of them has none. `born` is the birth of a constant that came broken.
     """
 
     how: How
@@ -58,12 +66,15 @@ class Origin:
     dtype: str = ""
     all_masked: bool = False
     trained: bool = False
+    bare: tuple[str, ...] = ()
+    born: dict[str, Any] = field(default_factory=dict)
     parent: Origin | None = None
 
     def fact(self) -> dict[str, Any]:
         """The origin as a fact."""
-        overflow = self.dtype in ("float16", "bfloat16") and self.result != "nan"
+        half = self.dtype in ("float16", "bfloat16") and self.result != "nan"
         return {
+            "how": self.how,
             "op": self.op,
             "inner": self.inner,
             "module": self.module,
@@ -74,12 +85,25 @@ class Origin:
             "dtype": self.dtype,
             "all_masked": self.all_masked,
             "trained": self.trained,
-            "overflow": overflow and not POLES.match(self.inner),
+            "bare": list(self.bare),
+            "overflow": half and not self._at_pole,
+            "born": self.born,
+            "asked": [self.parent.op, *self.parent.line] if self.parent is not None else [],
         }
+
+    @property
+    def _at_pole(self) -> bool:
+        """Whether the op is infinite here in any precision."""
+        zero = next((arg for name, arg in POLES.items() if self.inner.startswith(name)), "")
+        at_zero = self.values.get(zero, "") in ("0", "-0")
+        return at_zero or bool(ENDLESS.match(self.inner))
 
 
 def first_forward(subject: Subject) -> dict[str, Any]:
-    """Return the first op that broke what the pass returns; {} when nobody is to blame."""
+    """Return the first op that broke what the pass returns; {} when none can be named.
+
+    `how` is "given" or "fill" where no op is to blame but what was handed to it.
+    """
     with ExitStack() as stack:
         names = stack.enter_context(Names())
         search = Search(stack.enter_context(calling(subject.model)), names)
@@ -128,11 +152,13 @@ class Search(TorchDispatchMode):
         given = self._given(func, name, args)
         signals = [t for t in tensors(given) if _readable(t)]
         broken = [origin for origin in map(self._origin, signals) if origin is not None]
+        if not CARRIES.match(name):
+            broken = [self._entered(name, one) for one in broken]
         out = func(*args, **(kwargs or {}))
         if UNWRITTEN.match(name):
             return out
         for tensor in tensors(out):
-            if _is_broken(tensor):
+            if is_broken(tensor):
                 origin = self._made(name, given, tensor, broken)
                 self._origins[tensor.untyped_storage().data_ptr()] = (tensor, origin)
         return out
@@ -141,8 +167,10 @@ class Search(TorchDispatchMode):
         """Return the origin of the broken result, or of the first thing that broke on the way."""
         final = [one for one in map(self._origin, tensors(result)) if one is not None]
         nan_first = sorted(final or self.history, key=lambda one: one.result != "nan")
-        guilty = [one for one in map(_root, nan_first) if one.how in ("born", "nan")]
-        return guilty[0].fact() if guilty else {}
+        roots = [_root(one) for one in nan_first]
+        guilty = [one for one in roots if one.how in ("born", "nan")]
+        let_in = [one for one in roots if one.op and (one.how == "given" or one.parent is not None)]
+        return next((one.fact() for one in (*guilty, *let_in)), {})
 
     def _given(self, func: Any, name: str, args: tuple[Any, ...]) -> dict[str, Any]:
         """Arguments by name; what the op may overwrite is copied, unless it is broken already."""
@@ -161,38 +189,72 @@ class Search(TorchDispatchMode):
 
     def _origin(self, tensor: Tensor) -> Origin | None:
         """Origin of a broken tensor; None for one that is finite."""
-        if not _is_broken(tensor):
+        if not is_broken(tensor):
             return None
         known = self._origins.get(tensor.untyped_storage().data_ptr())
         if known is not None:
             return known[1]
-        return Origin("given", "", "", None, ("", 0), _result(tensor)[0])
+        result, index = broken_at(tensor)
+        birth = birth_of(tensor)
+        origin = Origin("given", "", "", None, ("", 0), result, index)
+        origin.born = {} if birth is None else birth.fact()
+        self._origins[tensor.untyped_storage().data_ptr()] = (tensor, origin)
+        return origin
+
+    def _entered(self, name: str, origin: Origin) -> Origin:
+        """Say of a constant that came broken which op it was given to first."""
+        if origin.how == "given" and not origin.op and origin.result != "-inf":
+            self._place(origin, name)
+        return origin
+
+    def _place(self, origin: Origin, name: str) -> None:
+        """Note where an origin is: the function that runs now, its module and line."""
+        origin.op, origin.inner, origin.line = self.names.current, name, users_line()
+        origin.module = self.running[-1] if self.running else None
 
     def _made(
         self, name: str, given: Mapping[str, Any], out: Tensor, broken: Sequence[Origin]
     ) -> Origin:
-        result, index = _result(out)
+        result, index = broken_at(out)
         nan = [one for one in broken if one.result == "nan"]
         if nan:
             return nan[0]
-        if broken and result != "nan":
-            return min(broken, key=lambda one: one.how != "born")
-        how: How = "nan" if broken else "fill" if _asked_for(name, out) else "born"
-        module = self.running[-1] if self.running else None
-        origin = Origin(how, self.names.current, name, module, users_line(), result)
-        origin.index, origin.dtype = index, str(out.dtype).removeprefix("torch.")
-        origin.values = _values(name, given, out, index)
+        first = min(broken, key=lambda one: one.how != "born") if broken else None
+        if first is not None and result != "nan" and not _adds_up(first, given, out):
+            return first
+        how: How = "fill" if _asked_for(name, out) else "born"
+        if first is not None:
+            how = "nan" if result == "nan" else first.how
+        origin = Origin(how, "", "", None, ("", 0), result, index)
+        self._place(origin, name)
+        origin.dtype = str(out.dtype).removeprefix("torch.")
+        origin.values = values_at(name, given, out, index)
+        if name.startswith("nll_loss"):
+            origin.index = _broken_label(given) or index
         origin.trained = any(t.requires_grad for t in tensors(given))
-        origin.parent = min(broken, key=lambda one: one.how != "born") if broken else None
+        signals = {k: t for k, t in given.items() if isinstance(t, Tensor) and _readable(t)}
+        origin.bare = tuple(k for k, t in signals.items() if not t.requires_grad)
+        origin.parent = first
         origin.all_masked = how == "nan" and _all_masked(name, given.get("input"), index)
         self.history.append(origin)
         return origin
 
 
+def _adds_up(first: Origin, given: Mapping[str, Any], out: Tensor) -> bool:
+    """Whether an op lets an infinity that was asked for into the one number that it returns."""
+    asked = (first.how == "fill" and first.parent is None) or (
+        first.how == "given" and not first.op
+    )
+    largest = max((t.numel() for t in tensors(given) if _readable(t)), default=0)
+    return asked and out.numel() == 1 < largest
+
+
 def _root(origin: Origin) -> Origin:
     """Follow an origin to the first op that is to blame."""
-    while origin.parent is not None and origin.parent.how in ("born", "nan"):
-        origin = origin.parent
+    while (parent := origin.parent) is not None:
+        if parent.how not in ("born", "nan") and not (parent.how == "given" and parent.op):
+            break
+        origin = parent
     return origin
 
 
@@ -200,7 +262,8 @@ def _readable(tensor: Tensor) -> bool:
     return is_signal(tensor) and tensor.numel() > 0 and tensor.device.type != "meta"
 
 
-def _is_broken(tensor: Tensor) -> bool:
+def is_broken(tensor: Tensor) -> bool:
+    """Whether a tensor can be read and holds NaN or infinity."""
     return _readable(tensor) and not bool(torch.isfinite(tensor).all())
 
 
@@ -211,8 +274,18 @@ def _asked_for(name: str, out: Tensor) -> bool:
     return bool(FILLS.match(name))
 
 
-def _result(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
-    """What the first broken element is, NaN before infinity, and where."""
+def _broken_label(given: Mapping[str, Any]) -> tuple[int, ...]:
+    """Sample and class of the first label whose own log-probability is broken; () for none."""
+    scores, labels = given.get("input"), given.get("target")
+    if not isinstance(scores, Tensor) or not isinstance(labels, Tensor) or scores.dim() != 2:
+        return ()
+    own = scores.gather(1, labels.clamp(0, scores.shape[1] - 1)[:, None])[:, 0]
+    rows = (~torch.isfinite(own) & (labels >= 0)).nonzero()
+    return (int(rows[0]), int(labels[rows[0]])) if len(rows) else ()
+
+
+def broken_at(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+    """Say what the first broken element is, NaN before infinity, and where."""
     bad = torch.isnan(tensor)
     if not bool(bad.any()):
         bad = ~torch.isfinite(tensor)
@@ -221,10 +294,10 @@ def _result(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
     return f"{float(tensor[index]):g}", index
 
 
-def _values(
+def values_at(
     name: str, given: Mapping[str, Any], out: Tensor, index: tuple[int, ...]
 ) -> dict[str, str]:
-    """The inputs of an op where its output broke: a value where there is one, else the range."""
+    """Show the inputs of an op where its output broke: a value where there is one, else a range."""
     elementwise = not MIXING.search(name)
     found = {}
     for label, value in given.items():

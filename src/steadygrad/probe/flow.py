@@ -26,6 +26,7 @@ from torch.autograd.graph import Node
 from steadygrad.core.record import Site
 from steadygrad.core.theory import Gain
 from steadygrad.probe.gain import Activation, gain
+from steadygrad.probe.gradients import gradients
 from steadygrad.probe.graph import VIEWS, Graph, data_graph, leaves, sink_node
 from steadygrad.probe.subject import Readings, Subject
 from steadygrad.probe.trace import Op, log10_norm, spread, thin, within
@@ -149,7 +150,7 @@ def _weight_ops(subject: Subject, graph: Graph) -> list[WeightOp]:
         if not WEIGHT.search(node.name()):
             continue
         entering = leaves(node, inside)
-        matrices = [p for p in entering if p.dim() >= 2]
+        matrices = [p for p in entering if p.dim() >= 2 and not _is_signal(subject, node, p)]
         if matrices:
             biases = [p for p in entering if p.dim() == 1 and id(p) in names]
             name = names.get(id(matrices[0]), "")
@@ -159,6 +160,33 @@ def _weight_ops(subject: Subject, graph: Graph) -> list[WeightOp]:
             owner = _owner(subject, name, matrices[0], call)
             found.append(WeightOp(node, op, owner, name, matrices[0], bias, call))
     return found
+
+
+def _is_signal(subject: Subject, node: Node, tensor: Tensor) -> bool:
+    """Whether a trained tensor is what a frozen layer is applied to: an image that is optimised.
+
+    It enters a layer whose own weights are frozen, or stands where a convolution or `linear` takes
+    its input.
+    """
+    call, op = subject.trace.call_of(node), subject.trace.ops.get(node)
+    module = subject.trace.calls[call].module if call >= 0 else nn.Module()
+    own = [p for p in module.parameters(recurse=False) if p.dim() >= 2]
+    if own:
+        return not any(p.requires_grad or p is tensor for p in own)
+    if "Convolution" in node.name():
+        return _enters(node, 0, tensor)
+    return (
+        "Addmm" in node.name()
+        and op is not None
+        and op.name == "linear"
+        and (_enters(node, 1, tensor))
+    )
+
+
+def _enters(node: Node, edge: int, tensor: Tensor) -> bool:
+    """Whether a leaf is what a node takes at this place."""
+    child = node.next_functions[edge][0]
+    return child is not None and getattr(child, "variable", None) is tensor
 
 
 def _owner(subject: Subject, name: str, weight: Tensor, call: int) -> str:
@@ -296,9 +324,9 @@ def _pull(subject: Subject, graph: Graph) -> Tensor | None:
     cotangent = subject.noise(out)
     known = subject.trace.inputs + subject.trace.entries
     targets = [t for t in known if sink_node(t) in graph.segment]
-    gradients = torch.autograd.grad(out, targets, cotangent, retain_graph=True, allow_unused=True)
+    found = gradients([out], targets, [cotangent])
     at = [sink_node(t) for t in targets]
-    return gradients[at.index(graph.sink)] if graph.sink in at else None
+    return found[at.index(graph.sink)] if graph.sink in at else None
 
 
 GradHook = Callable[[tuple[Tensor, ...]], tuple[Tensor, ...] | None]
@@ -679,6 +707,7 @@ def _totals(
         "opened": sum(segment.opened for segment in segments),
         "trunk": len(graph.trunk),
         "weights": len(weights),
+        "of_loss": out.dim() == 0 and subject.outputs[0] is subject.loss_value,
         **{role: _sum(s.gain for s in segments if s.role == role) for role in ROLES},
     }
 

@@ -1,53 +1,29 @@
 """Read the losses of a pass: what each was given, and whether its gradient reaches the outputs.
 
-The pass is run once more, without a graph of its own to keep, under a listener that notes the calls
-of torch's loss functions and squares of differences written by hand outside the model.
+What was called is known from the traced pass; see `spy`.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from steadygrad.probe.feeder import feeder
-from steadygrad.probe.rerun import calling, rerun
+from steadygrad.probe.spy import BINARY, CLASSES, LOSSES, SQUARED, SQUARES, Heard, is_trained
 from steadygrad.probe.subject import Readings, Subject
-from steadygrad.probe.trace import SAMPLED, Trace, log10_norm, spread, thin, users_line
+from steadygrad.probe.trace import SAMPLED, Trace, log10_norm, spread, thin
 from steadygrad.probe.tree import is_signal
 
-CLASSES = ("cross_entropy", "nll_loss")
-BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
-SQUARED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "squared difference")
-OTHERS = ("kl_div", "ctc_loss", "poisson_nll_loss", "gaussian_nll_loss", "soft_margin_loss")
-LOSSES = frozenset((*CLASSES, *BINARY, *SQUARED[:-1], *OTHERS))
-SQUARES = ("pow", "__pow__", "square", "abs", "mul", "__mul__")
 VIEWS = re.compile(
     r"^(T|View|UnsafeView|Reshape|Transpose|Permute|Squeeze|Unsqueeze|Clone|ToCopy|Alias|Slice|"
     r"Select|Expand|Flatten|AsStrided|Movedim)Backward"
 )
-
-
-@dataclass(slots=True)
-class Heard:
-    """One call of a loss: its arguments by name, and what it returned."""
-
-    name: str
-    arguments: dict[str, Any]  # of a function of torch
-    out: Tensor
-    module: str | None
-    line: tuple[str, int]
-    divided: bool = False
 
 
 def loss(subject: Subject) -> Readings:
@@ -60,16 +36,8 @@ def loss(subject: Subject) -> Readings:
     if not _has_loss(subject):
         readings.blind["losses"] = "no loss function of torch was called"
         return readings
-    with ExitStack() as stack:
-        spy = Spy(stack.enter_context(calling(subject.model)))
-        rerun(subject, spy)
-    ends = _ends(subject.trace)
-    same = [end[0] for end in ends] == [one.name for one in spy.heard]
-    nodes = [end[1] for end in ends] if same else [None] * len(spy.heard)
     with torch.no_grad():
-        readings.facts["losses"] = [
-            _fact(subject.trace, one, node) for one, node in zip(spy.heard, nodes, strict=True)
-        ]
+        readings.facts["losses"] = [_fact(subject.trace, one) for one in subject.losses]
     return readings
 
 
@@ -82,90 +50,6 @@ def _output_end(subject: Subject) -> dict[str, Any]:
 def _has_loss(subject: Subject) -> bool:
     ops = subject.trace.ops.values()
     return any(op.name in LOSSES or (op.call < 0 and op.name in SQUARES) for op in ops)
-
-
-def _ends(trace: Trace) -> list[tuple[str, Node]]:
-    """Names and nodes of the losses in the trace, in order."""
-    found = []
-    for node, op in trace.ops.items():
-        if op.name in LOSSES:
-            found.append((op.name, node))
-        elif op.call < 0 and op.name in SQUARES and _is_difference(trace, op.sources):
-            found.append((SQUARED[-1], node))
-    return found
-
-
-def _is_difference(trace: Trace, sources: tuple[Node, ...]) -> bool:
-    known = [trace.ops[node] for node in sources if node in trace.ops]
-    names = {op.name for op in known}
-    return (
-        len(known) == len(sources) > 0
-        and names <= {"sub", "rsub", "__rsub__"}
-        and all(op.call < 0 and len(op.sources) == 1 for op in known)
-    )
-
-
-class Spy(TorchFunctionMode):
-    """Note every call of a loss, and every square of a difference to something without gradient."""
-
-    def __init__(self, running: list[str]) -> None:
-        super().__init__()
-        self.running = running
-        self.heard: list[Heard] = []
-        self._differences: list[tuple[Tensor, Tensor, Tensor]] = []  # (difference, input, target)
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,  # torch's own signature
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # whatever func returns
-        """Run the function and note it when it is a loss."""
-        out = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        if not isinstance(out, Tensor) or not out.requires_grad:
-            return out
-        if name in LOSSES:
-            self._note(name, _bound(name, args, kwargs or {}), out)
-        elif name in ("sub", "__rsub__", "rsub") and not self.running:
-            self._note_difference(args, out)
-        elif name in SQUARES and not self.running:
-            self._note_square(args, out)
-        elif name in ("div", "__truediv__", "mul", "__mul__"):
-            self._note_division(args)
-        return out
-
-    def _note(self, name: str, arguments: dict[str, Any], out: Tensor) -> None:
-        module = self.running[-1] if self.running else None
-        self.heard.append(Heard(name, arguments, out, module, users_line()))
-
-    def _note_difference(self, args: tuple[Any, ...], out: Tensor) -> None:
-        pair = [t for t in args[:2] if isinstance(t, Tensor)]
-        if len(pair) == 2 and pair[0].requires_grad != pair[1].requires_grad:
-            one, other = pair if pair[0].requires_grad else pair[::-1]
-            self._differences.append((out, one, other.detach()))
-
-    def _note_square(self, args: tuple[Any, ...], out: Tensor) -> None:
-        for difference, one, other in self._differences:
-            if args[0] is difference:
-                self._note(SQUARED[-1], {"input": one, "target": other}, out)
-
-    def _note_division(self, args: tuple[Any, ...]) -> None:
-        """A loss divided by a number taken from the data is normalised."""
-        fixed = [t for t in args[1:2] if isinstance(t, Tensor) and not t.requires_grad]
-        for one in self.heard:
-            one.divided |= bool(fixed) and args[0] is one.out
-
-
-def _bound(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    bound = inspect.signature(getattr(functional, name)).bind(*args, **kwargs)
-    bound.apply_defaults()
-    arguments = dict(bound.arguments)
-    if "log_probs" in arguments:
-        arguments["input"] = arguments["log_probs"]
-    arguments.setdefault("target", arguments.get("targets"))
-    return arguments
 
 
 # --- What the loss comes to ----------------------------------------------------------------------
@@ -189,7 +73,7 @@ def _outcome(subject: Subject) -> dict[str, Any]:
 # --- One loss ------------------------------------------------------------------------------------
 
 
-def _fact(trace: Trace, heard: Heard, node: Node | None) -> dict[str, Any]:
+def _fact(trace: Trace, heard: Heard) -> dict[str, Any]:
     given, target = heard.arguments["input"].detach(), heard.arguments.get("target")
     fact: dict[str, Any] = {
         "name": heard.name,
@@ -199,12 +83,14 @@ def _fact(trace: Trace, heard: Heard, node: Node | None) -> dict[str, Any]:
         "divided": heard.divided,
         "input": _numbers(given),
         "target": _numbers(target) if isinstance(target, Tensor) else {},
-        "end": _end(trace, heard, node),
+        "end": _end(trace, heard),
         "constant_loss": None,
         "labels_entropy": None,
     }
     if heard.name in CLASSES:
         fact |= _classes(heard, given, target)
+        if fact["end"]["op"] == "relu" and isinstance(target, Tensor):
+            fact["shut"] = _shut(given, target)
     if heard.name in BINARY and isinstance(target, Tensor):
         fact |= _binary(heard, given, target)
     if heard.name in SQUARED and isinstance(target, Tensor):
@@ -251,12 +137,12 @@ def _spread(tensor: Tensor) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _end(trace: Trace, heard: Heard, node: Node | None) -> dict[str, Any]:
+def _end(trace: Trace, heard: Heard) -> dict[str, Any]:
     """The op, views apart, that put out what the loss was given, and the module it ran in."""
-    at = heard.arguments["input"].grad_fn
-    if at is None:
+    given = heard.arguments["input"]
+    if given.grad_fn is None or not is_trained(given, trace.inputs):
         return {"op": "", "module": None, "feeder": "", "width": 0}
-    return _describe(trace, _through_views(at), _same_end(trace, node))
+    return _describe(trace, _through_views(given.grad_fn), _same_end(trace, heard.out.grad_fn))
 
 
 def _describe(trace: Trace, at: Node, mine: Node | None) -> dict[str, Any]:
@@ -276,7 +162,7 @@ def _through_views(node: Node) -> Node:
 
 
 def _same_end(trace: Trace, node: Node | None) -> Node | None:
-    """The op in the first pass that the loss was given, views apart."""
+    """The op that the loss was given, views apart."""
     while node is not None:
         op = trace.ops.get(node)
         sources = list(op.sources) if op else []
@@ -308,9 +194,42 @@ def _classes(heard: Heard, given: Tensor, target: object) -> dict[str, Any]:
             found["softmax_factor"] = _softmax_factor(rows)
     else:
         found["log_total"] = float(rows.logsumexp(-1).abs().max()) if len(rows) else 0.0
+    if (rows >= 0).all() or (rows <= 0).all():
+        found["softmax_axis"] = _softmax_axis(found, given, axis)
+        found["contrast"] = len(given) == classes and _is_permutation(target)
     if isinstance(target, Tensor) and not target.is_floating_point():
         found |= _effective(heard.arguments, target, classes)
     return found
+
+
+def _shut(given: Tensor, target: Tensor, *, least: int = 32) -> list[int]:
+    """Labelled classes whose scores are zero for each of at least `least` samples."""
+    if given.dim() != 2 or target.dim() != 1 or target.is_floating_point() or len(given) < least:
+        return []
+    off = (given == 0).all(0)
+    return [int(label) for label in target.unique() if 0 <= label < len(off) and off[label]]
+
+
+def _softmax_axis(
+    found: Mapping[str, Any], given: Tensor, classes: int, *, rounding: float = 1e-3
+) -> int | None:
+    """Axis on which probabilities sum to one, where that is not the classes' axis."""
+    logs = "log_total" in found
+    if not given.numel() or (found["log_total"] < rounding if logs else found["probabilities"]):
+        return None
+    values = given.double().exp() if logs else given.double()
+    if float(values.min()) < 0 or float(values.max()) > 1 + rounding:
+        return None
+    others = [axis for axis in range(given.dim()) if axis != classes and given.shape[axis] > 1]
+    sums = ((axis, float((values.sum(axis) - 1).abs().max())) for axis in others)
+    return next((axis for axis, off in sums if off < rounding), None)
+
+
+def _is_permutation(target: object) -> bool:
+    """Whether labels ask for every class once: samples are contrasted with samples."""
+    if not isinstance(target, Tensor) or target.dim() != 1 or target.is_floating_point():
+        return False
+    return bool((target.sort().values == torch.arange(len(target), device=target.device)).all())
 
 
 def _softmax_factor(p: Tensor) -> float:

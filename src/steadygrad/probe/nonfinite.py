@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from steadygrad.probe.feeder import feeder
 from steadygrad.probe.first_backward import first_backward
 from steadygrad.probe.first_forward import first_forward
+from steadygrad.probe.gradients import gradients
 from steadygrad.probe.headroom import exponentials, half
 from steadygrad.probe.singular import Amplification, below_eps, mattering
 from steadygrad.probe.subject import Readings, Subject
@@ -31,7 +32,8 @@ def first_nonfinite(subject: Subject) -> Readings:
     """Read the facts `nonfinite`, `norm_overflow`, `half`, `singular`, and `exponentials`.
 
     `nonfinite` holds the broken data, parameters, and buffers, whether outputs, loss, and gradients
-    are broken, and the first guilty op of the forward and of the backward pass.
+    are broken, and the first guilty op of the forward and of the backward pass; `entered` is the op
+    that was given something broken, where none is guilty.
     """
     facts: dict[str, Any] = {
         "data": [_tensor(name, t) for name, t in given(subject) if _broken(t)],
@@ -43,6 +45,7 @@ def first_nonfinite(subject: Subject) -> Readings:
         "gradients": [],
         "no_gradient": False,
         "forward": {},
+        "entered": {},
         "backward": {},
     }
     readings = Readings(facts={"nonfinite": facts})
@@ -51,7 +54,9 @@ def first_nonfinite(subject: Subject) -> Readings:
     readings.facts["below_eps"] = below_eps(subject.trace)
     _read_gradients(subject, facts, readings)
     if facts["nan_outputs"] or facts["loss"] or (facts["loss"] is None and facts["outputs"]):
-        facts["forward"] = _forward(subject)
+        found = _forward(subject)
+        guilty = found.get("how") in ("born", "nan")
+        facts["forward" if guilty else "entered"] = found
     return readings
 
 
@@ -64,14 +69,25 @@ def _forward(subject: Subject) -> dict[str, Any]:
 
 
 def given(subject: Subject) -> Iterator[tuple[str, Tensor]]:
-    """Yield the floating tensors that the outermost module calls were given, named by place."""
-    number = 0
+    """Yield the floating data that the outermost module calls were given, named by place.
+
+    What another part of the network has computed is no data.
+    """
+    number, data = 0, {id(one) for one in subject.trace.inputs}
     for call in subject.trace.calls:
         if call.parent == -1 and call.inputs is not None:
             for tensor in tensors(call.inputs):
-                if is_signal(tensor):
+                if is_signal(tensor) and not _is_computed(tensor, data):
                     yield f"input {number}", tensor
                 number += 1
+
+
+def _is_computed(tensor: Tensor, data: set[int]) -> bool:
+    """Whether a tensor has a history, other than the clone that an input is opened with."""
+    if tensor.grad_fn is None:
+        return False
+    leaves = (getattr(child, "variable", None) for child, _ in tensor.grad_fn.next_functions)
+    return not any(id(leaf) in data for leaf in leaves)
 
 
 # --- Gradients ----------------------------------------------------------------------------------
@@ -96,13 +112,10 @@ def _read_gradients(subject: Subject, facts: dict[str, Any], readings: Readings)
     named = _wanted(subject, named)
 
     def pull() -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(
-            root, list(named.values()), noise, retain_graph=True, allow_unused=True
-        )
+        return gradients([root], list(named.values()), [noise])
 
     with Amplification(subject.trace, root.grad_fn) as blown_up:
-        found = dict(zip(named, pull(), strict=True))
-    logs = {name: log10_norm(_dense(g)) for name, g in found.items() if g is not None}
+        logs = _log_norms(named, pull)
     facts["gradients"] = [name for name, size in logs.items() if size == math.inf]
     facts["no_gradient"] = bool(logs) and all(size == -math.inf for size in logs.values())
     readings.facts["norm_overflow"] = _overflowing(named, logs)
@@ -110,7 +123,32 @@ def _read_gradients(subject: Subject, facts: dict[str, Any], readings: Readings)
     if facts["gradients"] and not facts["loss"]:
         facts["backward"] = first_backward(subject.trace, root.grad_fn, pull)
         if facts["backward"].get("broken_before"):
-            facts["forward"] = _forward(subject)
+            found = _forward(subject)
+            facts["forward"] = found if found.get("how") in ("born", "nan") else {}
+
+
+def _log_norms(
+    named: dict[str, Tensor], pull: Callable[[], tuple[Tensor | None, ...]]
+) -> dict[str, float]:
+    """log10 of the norm of each gradient that arrives, read on arrival: none is kept."""
+    early: dict[str, float] = {}
+
+    def reader(name: str) -> Callable[[Tensor], Tensor | None]:
+        def hook(gradient: Tensor) -> Tensor | None:
+            early[name] = log10_norm(_dense(gradient))
+            plain = type(gradient) is Tensor and gradient.layout is torch.strided
+            return gradient.new_zeros(()).expand_as(gradient) if plain else None
+
+        return hook
+
+    handles = [one.register_hook(reader(name)) for name, one in named.items() if one.is_leaf]
+    try:
+        found = dict(zip(named, pull(), strict=True))
+    finally:
+        for handle in handles:
+            handle.remove()
+    arrived = {name: g for name, g in found.items() if g is not None}
+    return {n: early[n] if n in early else log10_norm(_dense(g)) for n, g in arrived.items()}
 
 
 def _wanted(subject: Subject, named: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from steadygrad.probe.gradients import gradients
 from steadygrad.probe.graph import reachable
 from steadygrad.probe.subject import Subject
 
@@ -55,9 +56,7 @@ def _power(
         if size == 0 or not math.isfinite(size):
             return 0.0
         vector = [one / size for one in vector]
-        product = torch.autograd.grad(
-            grads, parameters, vector, retain_graph=True, allow_unused=True
-        )
+        product = gradients(grads, parameters, vector)
         image = [
             torch.zeros_like(one) if found is None else found.detach()
             for one, found in zip(parameters, product, strict=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steadygrad.core.record import Site
+from steadygrad.probe.spy import Heard
 from steadygrad.probe.trace import Trace, log10_norm
-from steadygrad.probe.tree import Tree, tensors
+from steadygrad.probe.tree import PLAIN, Tree, tensors
 
+DICTS = (dict, OrderedDict)
 UNCOPYABLE = (RuntimeError, TypeError, copy.Error)
 """What deepcopy raises for a model that cannot be copied."""
 
@@ -42,7 +45,8 @@ class Subject:
     """One traced forward pass of a model, its graph alive.
 
     `forward` runs a model on the user's inputs and returns what it puts out; `loss` does the same
-    and returns the scalar loss, None where the user gave none. `outputs` are the floating outputs
+    and returns the scalar loss, None where the user gave none. `losses` are the calls of loss
+    functions that were heard. `outputs` are the floating outputs
     of the model with a graph, the most important first; `loss_value` is the traced loss.
     `optimizer` is the user's, re-made on the parameters of `model`. `rng` are the states of the
     random generators before the forward pass. `pulled` says that a random cotangent at the output
@@ -58,6 +62,7 @@ class Subject:
     outputs: list[Tensor]
     loss_value: Tensor | None
     rng: list[Tensor]
+    losses: list[Heard] = field(default_factory=list)
     seed: int = 0
     pulled: bool = False
     opened: frozenset[int] = frozenset()
@@ -100,17 +105,24 @@ def twin(model: nn.Module, optimizer: Optimizer | None) -> tuple[nn.Module, Opti
 
     Gradients are not copied. An optimizer's parameters that are not in the model are copied too.
     """
-    memo: dict[int, Any] = {
-        id(one): one.detach().clone() for one in _kept(model)
-    }  # deepcopy's own type
+    memo: dict[int, Any] = _copied(model)  # deepcopy's own type
     copied = copy.deepcopy(model, memo)
     return copied, None if optimizer is None else copy.deepcopy(optimizer, memo)
 
 
-def _kept(model: nn.Module) -> list[Tensor]:
-    """Results that modules keep in plain attributes; deepcopy refuses them as they are."""
-    attributes = [value for one in model.modules() for value in vars(one).values()]
-    return [one for one in tensors(attributes) if not one.is_leaf]
+def _copied(model: nn.Module) -> dict[int, Any]:
+    """Copies by id of what deepcopy refuses, and of what it takes long over.
+
+    It refuses results that modules keep in plain attributes, and is slow with their many empty
+    dicts of hooks.
+    """
+    copied: dict[int, Any] = {}
+    for value in (value for one in model.modules() for value in vars(one).values()):
+        if type(value) in DICTS and not value:
+            copied[id(value)] = type(value)()
+        elif type(value) not in PLAIN:
+            copied.update((id(t), t.detach().clone()) for t in tensors(value) if not t.is_leaf)
+    return copied
 
 
 def rng_states() -> list[Tensor]:

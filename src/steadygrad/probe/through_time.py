@@ -22,9 +22,9 @@ from torch.autograd.graph import Node
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from steadygrad.core.record import Site
+from steadygrad.probe.gradients import gradients
 from steadygrad.probe.subject import Readings, Subject, replayed
 from steadygrad.probe.trace import Call
-from steadygrad.probe.tree import tensors
 
 SAMPLES = 4  # sequences that are run again
 LONGEST = 1024  # time steps that are run again, the last ones
@@ -129,7 +129,7 @@ def recurrent_slope(module: nn.RNNBase, sequence: Tensor) -> Slope:
     slopes = []
     for place, end in enumerate(ends):
         noise = torch.randn(end.shape, generator=generator, dtype=end.dtype, device=end.device)
-        (grad,) = torch.autograd.grad(end, x, noise, retain_graph=True)
+        (grad,) = torch.autograd.grad((end * noise).sum(), x, retain_graph=True)
         norms = _row_norms(grad.flatten(1))
         slopes.append(slope_of(norms[::-1] if place else norms))
     return max(slopes, key=lambda slope: abs(slope.fall))
@@ -243,7 +243,7 @@ def _chained(calls: list[Call]) -> bool:
 def _depends(later: Call, earlier: Call, limit: int = 400) -> bool:
     """Whether an input of the later call comes from an output of the earlier one, nearby."""
     wanted = set(earlier.outputs)
-    stack = [t.grad_fn for t in tensors(later.inputs) if t.grad_fn is not None]
+    stack = list(later.given)
     seen: set[Node] = set(stack)
     while stack and len(seen) < limit:
         node = stack.pop(0)
@@ -283,7 +283,7 @@ def _gradients_at(
     ]
     noise = [torch.ones_like(one) if one.numel() == 1 else subject.noise(one) for one in roots]
     try:
-        torch.autograd.grad(roots, sinks, noise, retain_graph=True, allow_unused=True)
+        gradients(roots, sinks, noise)
     finally:
         for handle in handles:
             handle.remove()

@@ -18,7 +18,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
@@ -28,6 +30,7 @@ from steadygrad.probe.tree import Tree, is_signal, map_tensors, tensors
 
 ROWS = 16  # samples that are compared with their neighbours
 SAMPLED = 1 << 14  # elements that shares and spreads are read from
+Array = NDArray[np.float64]
 HALF = (torch.float16, torch.bfloat16)
 TORCH = os.path.dirname(torch.__file__)
 REPLAY = os.path.join(os.path.dirname(os.path.dirname(__file__)), "launch", "replay.py")
@@ -36,13 +39,18 @@ OURS = os.path.dirname(os.path.dirname(__file__))
 
 @dataclass(slots=True)
 class Call:
-    """One call of one module: its name, its class, the call around it, and what it was given."""
+    """One call of one module: its name, its class, the call around it, and what it was given.
+
+    `given` are the nodes of what it was given; the tensors themselves are kept as `inputs` for
+    outermost calls and recurrent modules only: autograd has freed most of the others.
+    """
 
     index: int
     name: str
     module: nn.Module
     parent: int
     inputs: Tree = None
+    given: tuple[Node, ...] = ()
     outputs: list[Node] = field(default_factory=list)
 
     @property
@@ -85,21 +93,28 @@ class Op:
         return self.log_norm - 0.5 * math.log10(max(self.numel, 1))
 
 
+Show = Callable[["Trace", Callable[..., Any], tuple[Any, ...], Mapping[str, Any], Tensor], None]
+"""What an op may be shown to once it has run: (trace, function, args, kwargs, output)."""
+
+
 class Trace(TorchFunctionMode):
     """Listen to a forward pass. Use `listen`; afterwards read `calls`, `ops`, `entries`, `inputs`.
 
     `inputs` are the float tensors given to the outermost module calls, made to require grad;
     `entries` the outputs of ops where data without gradient first met a parameter (embeddings);
-    `results` what the outermost calls returned.
+    `results` what the outermost calls returned; `leaves` what was given to any call with a gradient
+    of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, show: Show | None = None) -> None:
         super().__init__()
+        self._show = show
         self.calls: list[Call] = []
         self.ops: dict[Node, Op] = {}
         self.inputs: list[Tensor] = []
         self.entries: list[Tensor] = []
         self.results: list[Tree] = []
+        self.leaves: list[Tensor] = []
         self._stack: list[int] = []
         self._numbers: list[int] = []
         self._running: list[int] = []
@@ -124,6 +139,8 @@ class Trace(TorchFunctionMode):
                 node = tensor.grad_fn
                 if node is not None and node not in self.ops and is_signal(tensor):
                     self._note(func, sources, enters, tensor, node)
+        if self._show is not None and isinstance(out, Tensor):
+            self._show(self, func, args, kwargs or {}, out)
         return out
 
     def _note(
@@ -154,7 +171,12 @@ class Trace(TorchFunctionMode):
     def enter(self, name: str, module: nn.Module, inputs: Tree) -> None:
         """Note that a module call begins."""
         parent = self._stack[-1] if self._stack else -1
-        self.calls.append(Call(len(self.calls), name, module, parent, inputs))
+        given = list(tensors(inputs))
+        with torch._C.DisableTorchFunction():  # a look at an attribute is no op of the user's
+            self.leaves += [t for t in given if t.grad_fn is None and t.requires_grad]
+            nodes = tuple(t.grad_fn for t in given if t.grad_fn is not None)
+        kept = inputs if parent == -1 or isinstance(module, nn.RNNBase) else None
+        self.calls.append(Call(len(self.calls), name, module, parent, kept, nodes))
         self._stack.append(len(self.calls) - 1)
         self._mark()
 
@@ -163,7 +185,8 @@ class Trace(TorchFunctionMode):
         if not self._stack:
             return
         call = self.calls[self._stack.pop()]
-        found = (t.grad_fn for t in tensors(output))
+        with torch._C.DisableTorchFunction():
+            found = [t.grad_fn for t in tensors(output)]
         call.outputs = [node for node in found if node is not None]
         if not self._stack:
             self.results.append(output)
@@ -174,6 +197,11 @@ class Trace(TorchFunctionMode):
         if number is not None:
             self._numbers.append(number)
             self._running.append(self._stack[-1] if self._stack else -1)
+
+    @property
+    def running(self) -> str | None:
+        """Name of the module whose call is running, the innermost; None outside of all."""
+        return self.calls[self._stack[-1]].name if self._stack else None
 
     def call_of(self, node: Node) -> int:
         """Index of the innermost module call in which this node was made; -1 for none."""
@@ -208,9 +236,12 @@ class Trace(TorchFunctionMode):
 
 
 @contextmanager
-def listen(model: nn.Module) -> Iterator[Trace]:
-    """Listen to what happens to a model inside the block; its hooks are gone afterwards."""
-    trace = Trace()
+def listen(model: nn.Module, show: Show | None = None) -> Iterator[Trace]:
+    """Listen to what happens to a model inside the block; its hooks are gone afterwards.
+
+    Each op with a tensor for output is shown to `show`.
+    """
+    trace = Trace(show)
     handles: list[RemovableHandle] = []
     try:
         for name, one in model.named_modules():
@@ -224,8 +255,10 @@ def listen(model: nn.Module) -> Iterator[Trace]:
 
 def _hook(trace: Trace, name: str, module: nn.Module) -> Iterator[RemovableHandle]:
     def before(module: nn.Module, args: Tree, kwargs: Tree) -> Tree:
-        if not trace._stack:
-            args, kwargs = map_tensors((args, kwargs), lambda t: _opened(trace, t))
+        if trace._stack:
+            trace.enter(name, module, (args, kwargs))
+            return None
+        args, kwargs = map_tensors((args, kwargs), lambda t: _opened(trace, t))
         trace.enter(name, module, (args, kwargs))
         return args, kwargs
 
@@ -291,9 +324,9 @@ def _readings(
     size = log_norm, out.numel(), tuple(out.shape), out.dtype
     if log_norm == math.inf or out.numel() == 0:
         return *size, math.nan, math.nan, math.nan, math.nan
-    rows = thin(out)
-    zeros = 1 - int(rows.count_nonzero()) / rows.numel()
-    return *size, spread(rows), within(out), zeros, _peak(out)
+    rows = array(thin(out))
+    zeros = 1 - np.count_nonzero(rows) / rows.size
+    return *size, _spread(rows), within(out), zeros, _peak(out)
 
 
 def within(out: Tensor) -> float:
@@ -338,20 +371,32 @@ def thin(tensor: Tensor) -> Tensor:
         return tensor.reshape(-1, 1)[:SAMPLED]
     while tensor.shape[0] == 1 and tensor.dim() > 2:
         tensor = tensor[0]
-    rows = tensor[:ROWS].reshape(min(ROWS, tensor.shape[0]), -1)
-    return rows[:, :: max(1, rows.numel() // SAMPLED)]
+    rows = tensor[:ROWS] if tensor.shape[0] > ROWS else tensor
+    rows = rows.reshape(rows.shape[0], -1) if rows.dim() > 2 else rows
+    stride = rows.numel() // SAMPLED
+    return rows[:, ::stride] if stride > 1 else rows
 
 
 def spread(rows: Tensor) -> float:
     """How different neighbouring samples are: |h[1:] - h[:-1]| / (sqrt(2) |h|); [rows, parts]."""
-    if rows.shape[0] < 2:
+    return _spread(array(rows))
+
+
+def _spread(rows: Array) -> float:
+    if len(rows) < 2:
         return math.nan
-    rows = rows.float() if rows.dtype in HALF else rows
-    size = float(torch.linalg.vector_norm(rows)) * math.sqrt(1 - 1 / rows.shape[0])
-    if not 1e-15 < size < 1e15 and rows.dtype is not torch.float64:
-        return spread(rows.double())  # squares leave the range of float32
-    apart = float(torch.linalg.vector_norm(rows[1:] - rows[:-1]))
-    return apart / (math.sqrt(2) * size) if size else math.nan
+    size = _norm(rows) * math.sqrt(1 - 1 / len(rows))
+    return _norm(rows[1:] - rows[:-1]) / (math.sqrt(2) * size) if size else math.nan
+
+
+def _norm(rows: Array) -> float:
+    return math.sqrt(np.einsum("ij,ij->", rows, rows))
+
+
+def array(tensor: Tensor) -> Array:
+    """Return a tensor's values in float64, outside of torch: many small ops cost less there."""
+    found: Array = tensor.detach().double().cpu().numpy()
+    return found
 
 
 def _peak(out: Tensor) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+PLAIN = (bool, int, float, str, type(None))  # by far the most that is met
 Tree = Any  # whatever a module takes or returns
 
 
@@ -19,11 +20,16 @@ def tensors(tree: Tree) -> Iterator[Tensor]:
         yield tree
         return
     for part in _parts(tree):
-        yield from tensors(part)
+        if isinstance(part, Tensor):
+            yield part
+        elif type(part) not in PLAIN:
+            yield from tensors(part)
 
 
 def _parts(tree: Tree) -> Iterable[Tree]:
     """What a container holds; nothing for anything else."""
+    if type(tree) in PLAIN:
+        return ()
     if isinstance(tree, PackedSequence):
         return (tree.data,)
     if isinstance(tree, Mapping):
@@ -62,10 +68,10 @@ def _rebuilt(original: dict[Any, Any], changed: dict[Any, Any]) -> dict[Any, Any
 def is_signal(tensor: Tensor) -> bool:
     """Whether a tensor is a dense floating signal that can carry a gradient and be read."""
     dense = tensor.is_floating_point() and tensor.layout is torch.strided
-    return dense and not _transformed(tensor)
+    return dense and not is_transformed(tensor)
 
 
-def _transformed(tensor: Tensor) -> bool:
+def is_transformed(tensor: Tensor) -> bool:
     """Whether a tensor lives inside torch.func.vmap or grad, where no number can be read.
 
     The question is private to torch; where it cannot be asked, the answer is no.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steadygrad.core.record import Site
+from steadygrad.probe.dynamo import stepped_without
 from steadygrad.probe.sharpness import sharpness
 from steadygrad.probe.subject import UNCOPYABLE, Readings, Subject
 from steadygrad.probe.tree import Tree, is_signal, tensors
@@ -67,13 +68,15 @@ def _unable(subject: Subject) -> str:
 class Arm:
     """A copy of model and optimizer in training; every step sees the same batch and randomness."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, *, decays: bool = True) -> None:
         self.subject = subject
         model, optimizer = subject.twin()
         if optimizer is None:
             raise ValueError("expected a subject with an optimizer, got none: give check() one")
         self.model, self.optimizer = model, optimizer
         self.base = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups if not decays else ():
+            group["weight_decay"] = 0.0
         self.mine = [one for one in model.parameters() if one.requires_grad]
 
     @property
@@ -123,7 +126,7 @@ def plain_step(optimizer: Optimizer) -> None:
     step: Any = type(optimizer).step
     while getattr(step, "hooked", False) and getattr(step, "__wrapped__", None) is not None:
         step = step.__wrapped__
-    step(optimizer)
+    stepped_without(step)(optimizer)
 
 
 @contextmanager
@@ -164,6 +167,7 @@ def _looked(subject: Subject, arm: Arm, budget: float) -> Readings:
         "eps": _smallest_eps(arm.optimizer),
         **_settings(subject),
     }
+    facts["first_fall"] = _first_fall(arm, before)
     rows, facts["moved"] = _moves(arm, before)
     if facts["half"] and facts["moved"] < 1:
         facts["moved_later"] = _moved_later(arm, before)
@@ -184,6 +188,19 @@ def _relative_change(outputs: list[Tensor], changed: list[Tensor]) -> float:
         return math.nan
     size = float(outputs[0].double().norm())
     return float((changed[0].double() - outputs[0].double()).norm()) / size if size else math.nan
+
+
+def _first_fall(arm: Arm, before: dict[str, Tensor]) -> float:
+    """What the first step takes off the loss to first order: minus the update times the gradient.
+
+    A difference of two losses would drown in rounding where the lr is small.
+    """
+    total = 0.0
+    for name, one in arm.model.named_parameters():
+        if name in before and one.grad is not None:
+            move = before[name] - one.detach()
+            total += float(torch.real(move * _dense(one.grad).conj()).double().sum())
+    return total
 
 
 def _broken(arm: Arm, before: dict[str, Tensor]) -> list[str]:
@@ -208,8 +225,14 @@ def _settings(subject: Subject) -> dict[str, Any]:
         "lr": max(float(group["lr"]) for group in groups),
         "momentum": max(float(group.get("momentum", 0.0)) for group in groups),
         "attends": any("Attention" in type(one).__name__ for one in subject.model.modules()),
-        "warming_up": any(float(g["lr"]) < float(g.get("initial_lr", g["lr"])) for g in groups),
+        "decay": max(float(g["lr"]) * float(g.get("weight_decay") or 0.0) for g in groups),
+        "warming_up": any(float(g["lr"]) < _aim(g) for g in groups),
     }
+
+
+def _aim(group: dict[str, Any]) -> float:
+    """The lr that an attached schedule leads to; the group's own where there is none."""
+    return max(float(group.get(key) or group["lr"]) for key in ("initial_lr", "max_lr"))
 
 
 def _moves(
@@ -285,15 +308,20 @@ def trial(subject: Subject, steps: int, facts: dict[str, Any]) -> dict[str, Any]
     """Losses of the arms, by name: `lr`, and where it fails `lr/10`, `lr/100`, `warm-up`.
 
     The arm at the lr gets twice the steps more when it fails: large steps may find a flatter place
-    first (the catapult of Lewkowycz 2020). Where no weight moves by 1e-7 of itself,
-    another arm takes a power of ten times the lr, so that weights move by about 1e-3.
+    first (the catapult of Lewkowycz 2020). Where ten thousand steps would neither move a weight nor
+    lower the loss by a tenth, another arm takes a power of ten times the lr, so that weights move
+    by about 1e-2. Where weight decay takes more than 1 % of a weight per step, an arm goes without,
+    and both get the steps of one that fails.
     """
     mine = Arm(subject)
     losses = mine.descend(steps, lambda _: 1.0)
     others = _other_arms(losses, facts, steps)
-    if fails(losses, facts) and all(map(math.isfinite, losses)):
+    decays = _decays(facts)
+    if (decays or fails(losses, facts)) and all(map(math.isfinite, losses)):
         losses = losses[:-1] + mine.descend(2 * steps, lambda _: 1.0)
     arms = {"lr": losses}
+    if decays:
+        arms["no-decay"] = Arm(subject, decays=False).descend(3 * steps, lambda _: 1.0)
     for name, factor in others.items():
         arms[name] = Arm(subject).descend(steps, factor)
     return {"steps": steps, "losses": arms}
@@ -307,10 +335,25 @@ def _other_arms(losses: list[float], facts: dict[str, Any], steps: int) -> dict[
             "lr/100": lambda _: 0.01,
             "warm-up": lambda number: min(1.0, (number + 1) / rise),
         }
-    if 0 < facts["largest_ratio"] < 1e-7 and not facts["warming_up"]:
-        more = 10.0 ** round(math.log10(1e-3 / facts["largest_ratio"]))
+    if _crawls(facts) and not facts["warming_up"]:
+        more = 10.0 ** round(math.log10(1e-2 * (1 - facts["momentum"]) / facts["largest_ratio"]))
         return {f"lr*{more:.0e}": lambda _: more}
     return {}
+
+
+def _crawls(facts: dict[str, Any], *, least: float = 1e-5) -> bool:
+    """Whether neither weights nor loss will move by a tenth in ten thousand steps like the first.
+
+    A momentum of m adds up 1 / (1 - m) of them.
+    """
+    once = least * (1 - facts["momentum"])
+    idle = 0 < facts["largest_ratio"] < once
+    return idle and bool(facts["first_fall"] < once * abs(facts["loss_before"]))
+
+
+def _decays(facts: dict[str, Any], *, share: float = 0.01) -> bool:
+    """Whether weight decay alone takes a share of the weights in a step, momentum included."""
+    return bool(facts["decay"] > share * (1 - facts["momentum"]))
 
 
 def fails(losses: list[float], facts: dict[str, Any]) -> bool:

@@ -11,11 +11,13 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from steadygrad.probe.gradients import gradients
 from steadygrad.probe.subject import UNCOPYABLE, Readings, Subject, replayed
-from steadygrad.probe.trace import log10_norm
+from steadygrad.probe.trace import array, log10_norm
 from steadygrad.probe.tree import is_signal, tensors
 
 ROUNDED = 1e-4  # rounding tells equal rows apart in float32; steps that part them exceed 1e-2
@@ -64,8 +66,9 @@ def alike(weight: Tensor, axis: int | None, *, tolerance: float = 1e-6) -> bool:
 
 def _differ(one: Tensor, other: Tensor, tolerance: float) -> bool:
     """Whether two units already show that not all are equal."""
-    peak = max(float(one.abs().max()), float(other.abs().max()))
-    return float((one - other).abs().max()) > 2 * tolerance * peak
+    a, b = array(one), array(other)
+    peak = max(np.abs(a).max(), np.abs(b).max())
+    return bool(np.abs(a - b).max() > 2 * tolerance * peak)
 
 
 def _stuck(
@@ -94,7 +97,7 @@ def _not_parted(subject: Subject, suspects: dict[str, int | None]) -> dict[str, 
         return {}
     parameters = [subject.model.get_parameter(name) for name in suspects]
     noise = [torch.ones_like(one) if one.numel() == 1 else subject.noise(one) for one in roots]
-    grads = torch.autograd.grad(roots, parameters, noise, retain_graph=True, allow_unused=True)
+    grads = gradients(roots, parameters, noise)
     return {
         name: axis
         for (name, axis), grad in zip(suspects.items(), grads, strict=True)
@@ -190,15 +193,11 @@ def garbage(
         if not is_signal(one) or one.numel() < 2:
             continue
         norm = log_norm(one)  # the largest magnitude is no larger, and dearer to find
-        size = sample(one.detach()).abs()
-        faint = float(size.min()) < tiny and _faint(size, tiny) > share
+        size = np.abs(array(sample(one)))
+        faint = size.min() < tiny and ((size > 0) & (size < tiny)).mean() > share
         if faint or (math.log10(largest) < norm < math.inf and _outlies(one, outlier, largest)):
             found.append(name)
     return found
-
-
-def _faint(size: Tensor, tiny: float) -> float:
-    return float(((size > 0) & (size < tiny)).sum()) / len(size)
 
 
 def _outlies(one: Tensor, outlier: float, largest: float) -> bool:

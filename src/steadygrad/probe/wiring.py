@@ -173,7 +173,7 @@ def _first_module(subject: Subject) -> str:
 def _unregistered(subject: Subject, reached: dict[int, Tensor]) -> list[dict[str, Any]]:
     """Reached leaves that are neither parameters nor inputs nor stepped by the optimizer."""
     known = {id(one) for one in subject.model.parameters()} | {id(t) for t in subject.trace.inputs}
-    known |= {id(one) for call in subject.trace.calls for one in tensors(call.inputs)}
+    known |= {id(one) for one in subject.trace.leaves}
     strangers = [one for key, one in reached.items() if key not in known]
     if not strangers:
         return []

@@ -90,6 +90,12 @@ def _twice_squashed(end: nn.Module) -> Case:
     return supervised(Ended(end, (64, 1)), x, target, compare, adam())
 
 
+def _dropped(p: float) -> Case:
+    drop = nn.Dropout(p)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), drop, nn.Linear(64, 10))
+    return on_digits(nets.fill(model, nets.he), step=adam())
+
+
 PATIENTS: tuple[Patient, ...] = (
     sick(
         "dead-layer",
@@ -114,6 +120,14 @@ PATIENTS: tuple[Patient, ...] = (
         lambda: _dead_block(-50.0),
         lambda: _dead_block(0.0),
         "the last convolution is shut: the classifier sees zeros",
+    ),
+    sick(
+        "everything-dropped",
+        "G303",
+        "2",
+        lambda: _dropped(1.0),
+        lambda: _dropped(0.5),
+        "torch's p is the share that is dropped, not the share that is kept",
     ),
     sick(
         "tanh-saturated-by-bias",

@@ -197,6 +197,44 @@ def _huge_returns(size: float) -> Case:
     return on_digits(nets.Chain(3), compare, sgd(1e-3))
 
 
+def _class_weights(absent: bool) -> Case:
+    weight = torch.ones(10)
+    if absent:
+        weight[3] = math.inf
+
+    def compare(out: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(out, y, weight, label_smoothing=0.1)
+
+    return on_digits(nets.Chain(3), compare, adam())
+
+
+def _masked_scores(own: bool) -> Case:
+    def compare(out: Tensor, y: Tensor) -> Tensor:
+        mask = F.one_hot((y + (0 if own else 1)) % 10, 10).bool()
+        mask[1:] = False
+        return F.cross_entropy(out.masked_fill(mask, -math.inf), y)
+
+    return on_digits(nets.Chain(3), compare, adam())
+
+
+class Pooled(nn.Module):
+    """The mean over those of eight tokens that a mask leaves."""
+
+    def __init__(self, empty_samples: int) -> None:
+        super().__init__()
+        self.embedding = nn.Linear(8, 32)
+        self.head = nn.Linear(32, 10)
+        self.empty_samples = empty_samples
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return class scores [batch, classes]."""
+        mask = x.new_ones(len(x), 8, 1)
+        mask[: self.empty_samples] = 0.0
+        h = self.embedding(x.reshape(-1, 8, 8))
+        scores: Tensor = self.head((h * mask).sum(1) / mask.sum(1))
+        return scores
+
+
 PATIENTS: tuple[Patient, ...] = (
     sick(
         "infinity-in-data",
@@ -333,5 +371,29 @@ PATIENTS: tuple[Patient, ...] = (
         lambda: _one_sample_standardized(1),
         lambda: _one_sample_standardized(64),
         "the standard deviation of one sample is NaN",
+    ),
+    sick(
+        "mean-over-nothing",
+        "G002",
+        "data",
+        lambda: on_digits(Pooled(2), step=adam()),
+        lambda: on_digits(Pooled(0), step=adam()),
+        "the mask of two samples is all zero: their mean is 0 / 0",
+    ),
+    sick(
+        "infinite-class-weight",
+        "G003",
+        "loss",
+        lambda: _class_weights(True),
+        lambda: _class_weights(False),
+        "the weight of an absent class is 1 / 0",
+    ),
+    sick(
+        "label-masked-out",
+        "G003",
+        "loss",
+        lambda: _masked_scores(True),
+        lambda: _masked_scores(False),
+        "the mask puts minus infinity on the score of one sample's own label",
     ),
 )

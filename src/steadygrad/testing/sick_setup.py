@@ -210,6 +210,34 @@ def _mask(factor: float) -> Case:
     return supervised(nets.UNet(), x, mask, F.binary_cross_entropy_with_logits, adam())
 
 
+def _against_all(fits: bool) -> Case:
+    def compare(out: Tensor, y: Tensor) -> Tensor:
+        return (out - (y if fits else y[:, 0])).square().mean()
+
+    return on_table(nets.Chain(3, sizes=(12, 1)), compare, adam())
+
+
+def _on_axis(axis: int) -> Case:
+    compare: Compare = lambda out, y: F.nll_loss(F.log_softmax(out, axis), y)  # noqa: E731
+    return on_digits(nets.Chain(3), compare, adam())
+
+
+def _all_alike(alike: bool) -> Case:
+    x, y = data.images()
+    return supervised(nets.vgg10(), 0.0 * x if alike else x, y, step=adam())
+
+
+def _shut_class(shut: bool) -> Case:
+    model = nn.Sequential(nets.Chain(3), nn.ReLU() if shut else nn.Identity())
+    with torch.no_grad():
+        model.get_parameter("0.head.bias")[3] = -50.0 if shut else 0.0
+    return on_digits(model, step=sgd(0.1))
+
+
+def _decaying(decay: float) -> Case:
+    return _plain(lambda parameters: torch.optim.SGD(parameters, 0.05, weight_decay=decay))
+
+
 def _ignored(ignored: bool) -> Case:
     def compare(out: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(out, torch.full_like(y, -100) if ignored else y)
@@ -299,6 +327,22 @@ STEP: tuple[Patient, ...] = (
         lambda: _plain(adam(1e-11)),
         lambda: _plain(adam()),
         "below the resolution of most weights",
+    ),
+    sick(
+        "sgd-lr-1e-6",
+        "G402",
+        "lr optimizer",
+        lambda: _plain(sgd(1e-6)),
+        lambda: _plain(sgd(1e-2)),
+        "an lr of Adam's for SGD: ten thousand steps get nowhere",
+    ),
+    sick(
+        "weight-decay-10",
+        "G410",
+        "optimizer",
+        lambda: _decaying(10.0),
+        lambda: _decaying(1e-4),
+        "every step halves the weights",
     ),
     sick(
         "bfloat16-weights-lr-1e-5",
@@ -449,6 +493,38 @@ DATA: tuple[Patient, ...] = (
         lambda: _mask(255.0),
         lambda: _mask(1.0),
         "a mask read from a file: binary cross-entropy without a lower bound",
+    ),
+    sick(
+        "targets-against-all",
+        "G607",
+        "loss",
+        lambda: _against_all(False),
+        lambda: _against_all(True),
+        "predictions [n, 1] minus targets [n]: n * n differences, of which the mean is learned",
+    ),
+    sick(
+        "blank-images",
+        "G608",
+        "data",
+        lambda: _all_alike(True),
+        lambda: _all_alike(False),
+        "whole numbers divided by 255 are zero: all images are blank",
+    ),
+    sick(
+        "softmax-over-samples",
+        "G305",
+        "loss layers head",
+        lambda: _on_axis(0),
+        lambda: _on_axis(1),
+        "log_softmax over the samples before nll_loss",
+    ),
+    sick(
+        "class-behind-a-last-relu",
+        "G303",
+        "0 1 loss",
+        lambda: _shut_class(True),
+        lambda: _shut_class(False),
+        "a ReLU behind the scores shuts one class for every sample",
     ),
     sick(
         "all-labels-ignored",
