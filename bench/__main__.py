@@ -14,8 +14,8 @@ NAMES = (
     "start",
     "ground_truth",
     "guards",
-    "toy",
     "distributed",
+    "toy",
 )
 
 

@@ -124,7 +124,8 @@ class Attachment:
                 return  # with groups, other ranks may have some and wait for this one
             judged = self._decided(reader, names)
             self._judged = judged
-            self._carried = carry_out(self.optimizer, reader, judged.plan, fused=self._fused)
+            self._carried = Carried(self.optimizer)  # known before anything is changed
+            carry_out(self._carried, reader, judged.plan, fused=self._fused)
         except TrainingStopped:
             raise
         except Exception as error:  # a fault of ours must not stop the user's training

@@ -83,18 +83,16 @@ class Carried:
         self.attributes, self.withheld, self.rates = {}, [], []
 
 
-def carry_out(optimizer: Optimizer, reader: Reader, plan: Plan, *, fused: bool) -> Carried:
+def carry_out(carried: Carried, reader: Reader, plan: Plan, *, fused: bool) -> None:
     """Prepare the optimizer so that its step does what was planned."""
-    carried = Carried(optimizer)
     if plan.lr != 1.0:
         carried.scale_rates(plan.lr)
     if not fused:
         _in_place(carried, reader, plan)
-    elif plan.on_host and (plan.skip or plan.amp_skips) and _loses_momentum(optimizer):
+    elif plan.on_host and (plan.skip or plan.amp_skips) and _loses_momentum(carried.optimizer):
         carried.withhold(reader.parameters)
     else:
         _along(carried, plan, _device(reader))
-    return carried
 
 
 # --- Fused: the kernel divides and skips -------------------------------------------------------

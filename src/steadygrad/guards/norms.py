@@ -90,17 +90,25 @@ class Reader:
 
     parameters: Sequence[Tensor]
     groups: tuple[Group, ...] = ()
-    plain: bool = False  # no DTensor among them
+    plain: bool = True  # no DTensor among them
 
     def grads(self) -> list[Tensor]:
         """The local part of every gradient that is there, dense, sharing memory with it."""
         return [grad for grad in self.all() if grad is not None]
+
+    def all(self) -> list[Tensor | None]:
+        """The local part of every gradient, None where there is none."""
+        grads = [one.grad for one in self.parameters]
+        if self._are_plain(grads):
+            return grads
+        return [None if one is None else local(one) for one in grads]
 
     def norms(self, *, double: bool = False) -> Tensor:
         """The norm of every gradient over all ranks [parameters], float64; 0 for a missing one.
 
         Every rank must call it, one without gradients too: the others wait for it.
         """
+        self._settle()
         norms = self._mine(double=double)
         if not self.groups:
             return norms
@@ -109,9 +117,21 @@ class Reader:
             group.sum_(norms)
         return norms.sqrt_()
 
+    def _settle(self) -> None:
+        """Make of every gradient what the optimizer will use: coalesced, without partial sums."""
+        if self._are_plain([one.grad for one in self.parameters]):
+            return
+        for one in self.parameters:
+            if one.grad is not None and is_unsettled(one.grad):
+                one.grad = settled(one.grad)
+
+    def _are_plain(self, grads: Sequence[Tensor | None]) -> bool:
+        """Whether gradients are what they seem: asked in one line, for thousands in each step."""
+        return self.plain and not any(one is not None and one.is_sparse for one in grads)
+
     def _mine(self, *, double: bool) -> Tensor:
         """The norm of what lies on this rank."""
-        every = self.all(settle=True)
+        every = self.all()
         there = [grad for grad in every if grad is not None]
         mine = norms_of(there, double=double)
         if len(there) == len(every):
@@ -121,25 +141,6 @@ class Reader:
         norms[[place for place, grad in enumerate(every) if grad is not None]] = mine
         return norms
 
-    def all(self, *, settle: bool = False) -> list[Tensor | None]:
-        """The local part of every gradient, None where there is none.
-
-        With `settle` gradients are made what the optimizer will use: coalesced, without partial
-        sums. Only then norms say how large they are, and elements can be rewritten in place.
-        """
-        grads = [one.grad for one in self.parameters]
-        if self.plain and not any(one is not None and one.is_sparse for one in grads):
-            return grads
-        if settle:
-            self._settle()
-        return [None if one.grad is None else local(one.grad) for one in self.parameters]
-
-    def _settle(self) -> None:
-        for one in self.parameters:
-            grad = one.grad
-            if grad is not None and is_unsettled(grad):
-                one.grad = settled(grad)
-
 
 def local(grad: Tensor) -> Tensor:
     """The part of a gradient that lies on this rank, as a plain dense tensor that shares memory.
@@ -147,11 +148,11 @@ def local(grad: Tensor) -> Tensor:
     The values of a sparse gradient must have been coalesced.
     """
     part = to_local(grad)
-    if part.layout is torch.sparse_coo:
-        # the public values() refuses gradients that are not coalesced
-        values: Tensor = part._values()
-        return values
-    return part
+    if part.layout is torch.strided:
+        return part
+    # the public values() refuses gradients that are not coalesced
+    values: Tensor = part._values()
+    return values
 
 
 def is_unsettled(grad: Tensor) -> bool:
