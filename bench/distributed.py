@@ -143,7 +143,7 @@ def _ways(model: nn.Module) -> dict[str, Callable[[], object]]:
 
     @torch.no_grad()
     def norms() -> object:
-        return total_of(reader.norms())
+        return total_of(reader.norms(), read=True)
 
     return {CLIP: clip, AGAIN: clip, TOTAL: total, NORMS: norms, BOTH: both, GUARDED: guarded.step}
 
