@@ -39,7 +39,7 @@ def test_a_healthy_network_is_left_in_peace(patient: Patient) -> None:
 def test_multiplying_the_loss_moves_no_verdict(patient: Patient, factor: float) -> None:
     case, scaled = patient.build(), patient.build()
     loss = scaled.loss
-    if loss is None:
+    if loss is None or "float16" in patient.name:  # a gradient over- or underflows there
         return
     plain = sg.check(case.model, case.inputs, loss=case.loss)
     other = sg.check(scaled.model, scaled.inputs, loss=lambda m: factor * loss(m))
