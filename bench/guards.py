@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import statistics
@@ -138,10 +139,11 @@ class Stand:
 
 def _cost(name: str, rounds: int) -> list[Row]:
     shapes, asked = SETS[name]
-    return [
-        _row(name, clipping, asked, seconds(Stand(shapes, share), rounds))
-        for clipping, share in ((BINDS, 0.1), (FREE, 10.0))
-    ]
+    rows = []
+    for clipping, share in ((BINDS, 0.1), (FREE, 10.0)):
+        rows.append(_row(name, clipping, asked, seconds(Stand(shapes, share), rounds)))
+        gc.collect()  # an optimizer and its hooks hold each other, and gigabytes
+    return rows
 
 
 def seconds(stand: Stand, rounds: int) -> dict[str, list[float]]:

@@ -108,8 +108,7 @@ class Reader:
 
         Every rank must call it, one without gradients too: the others wait for it.
         """
-        self._settle()
-        norms = self._mine(double=double)
+        norms = self._mine(self._settled(), double=double)
         if not self.groups:
             return norms
         norms.square_()
@@ -117,21 +116,22 @@ class Reader:
             group.sum_(norms)
         return norms.sqrt_()
 
-    def _settle(self) -> None:
-        """Make of every gradient what the optimizer will use: coalesced, without partial sums."""
-        if self._are_plain([one.grad for one in self.parameters]):
-            return
+    def _settled(self) -> list[Tensor | None]:
+        """Make every gradient what the optimizer will use: coalesced, without partial sums."""
+        grads = [one.grad for one in self.parameters]
+        if self._are_plain(grads):
+            return grads
         for one in self.parameters:
             if one.grad is not None and is_unsettled(one.grad):
                 one.grad = settled(one.grad)
+        return self.all()
 
     def _are_plain(self, grads: Sequence[Tensor | None]) -> bool:
         """Whether gradients are what they seem: asked in one line, for thousands in each step."""
         return self.plain and not any(one is not None and one.is_sparse for one in grads)
 
-    def _mine(self, *, double: bool) -> Tensor:
+    def _mine(self, every: Sequence[Tensor | None], *, double: bool) -> Tensor:
         """The norm of what lies on this rank."""
-        every = self.all()
         there = [grad for grad in every if grad is not None]
         mine = norms_of(there, double=double)
         if len(there) == len(every):
