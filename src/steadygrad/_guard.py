@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from steadygrad.detectors import CLIPPING
 from steadygrad.guards.attachment import Attachment
 from steadygrad.guards.history import History, suggestion
 from steadygrad.guards.number import Truth
+from steadygrad.guards.policies.checks import whole
 from steadygrad.guards.policies.nonfinite import skip_nonfinite
 from steadygrad.guards.policies.norm import clip_norm
 from steadygrad.guards.policy import Policy
@@ -39,7 +41,8 @@ def guard(
         optimizer: The optimizer, any but LBFGS, which evaluates the loss many times in a step.
         *policies: `sg.clip_norm(1.0)` and the like, or your own: see `guards.policy.Policy`.
         model: Gives names to parameters; and a skipped step takes back what the forward pass did
-            to its buffers (the running statistics of batch norm). FSDP1 needs it.
+            to its buffers (the running statistics of batch norm). Load a checkpoint into it before,
+            or into the handle after it. FSDP1 needs it.
         strict: Raise what goes wrong in a policy. Otherwise it is reported once, as a
             RuntimeWarning, and the policy steps aside.
         keep: How many events `handle.history` holds.
@@ -48,6 +51,9 @@ def guard(
         TypeError: for what is no optimizer or no policy.
         ValueError: for an optimizer that can't be guarded, or is already.
     """
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(f"guard(model=) expected a torch module, got {type(model).__name__}")
+    whole("keep", keep, 1)
     chosen = policies or (skip_nonfinite(), clip_norm(1.0))
     real = refuse(optimizer, chosen)
     return Handle(real, chosen, model, strict=strict, keep=keep)
@@ -91,7 +97,8 @@ class Handle:
 
     def suggest(self) -> str:
         """Print, and return, what thresholds would have done to the norms seen so far."""
-        text = "\n".join([suggestion(self.history), *(one.says for one in self.report().findings)])
+        said = [textwrap.fill(one.says, 78) for one in self.report().findings]
+        text = "\n\n".join([suggestion(self.history), *said])
         print(text)  # noqa: T201 - what the method is for
         return text
 
@@ -117,6 +124,11 @@ class Handle:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` returned, into a guard with the same policies."""
+        if not isinstance(state, Mapping) or not {"steps", "policies"} <= state.keys():
+            raise ValueError(
+                f"expected what handle.state_dict() returned, got {type(state).__name__}: give it "
+                "the guard's own part of the checkpoint"
+            )
         names, mine = [one["name"] for one in state["policies"]], [p.name for p in self.policies]
         if names != mine:
             raise ValueError(
@@ -126,6 +138,7 @@ class Handle:
         self._attachment.steps = state["steps"]
         for policy, one in zip(self.policies, state["policies"], strict=True):
             policy.load_state_dict(one)
+        self._attachment.accept_buffers()
 
     def remove(self) -> None:
         """Detach from the optimizer, which is left as it was found."""

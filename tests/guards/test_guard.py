@@ -366,6 +366,91 @@ def test_a_compiled_model_and_a_compiled_step_are_guarded(backend: str) -> None:
     assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("off", [None, False])
+def test_an_optimizer_that_is_fused_no_longer_is_guarded_in_place(off: bool | None) -> None:
+    model = network()
+    optimizer = adamw(model, fused=True)
+    handle = sg.guard(optimizer, sg.skip_nonfinite(), sg.clip_norm(0.1), strict=True)
+    step(model, optimizer)
+    optimizer.param_groups[0]["fused"] = off
+    steps(model, optimizer, 1.0, NAN)
+    assert [one.skipped for one in handle.history] == [False, False, True]
+
+
+def test_a_step_that_calls_its_parents_step_is_judged_once() -> None:
+    class Mine(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    model = network()
+    torch.optim.SGD(model.parameters(), 0.1)  # torch wraps the parent's step too
+    optimizer = Mine(model.parameters(), 0.1)
+    handle = sg.guard(optimizer, sg.skip_nonfinite(), sg.clip_norm(0.1), strict=True)
+    step(model, optimizer)
+    assert handle.history[0].norm > 0.2, "as it was before clipping"
+    step(model, optimizer, times=NAN)
+    assert handle.skipped is True
+    assert [one.step for one in handle.history] == [0, 1]
+
+
+def test_a_buffer_that_forward_replaces_is_taken_back_by_name() -> None:
+    class Running(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 1)
+            self.register_buffer("mean", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(x)
+            self.mean = 0.9 * self.mean + y.detach().mean()
+            return y
+
+    model = Running()
+    optimizer = adamw(model)
+    handle = sg.guard(optimizer, sg.skip_nonfinite(), model=model, strict=True)
+    backward(model)
+    optimizer.step()
+    before = model.mean.clone()
+    optimizer.zero_grad()
+    backward(model, batch() * NAN)
+    optimizer.step()
+    assert handle.skipped
+    assert torch.equal(model.mean, before)
+
+
+def test_finite_gradients_of_any_size_are_clipped() -> None:
+    for dtype, size in ((torch.float32, 2e38), (torch.float64, 1e200)):
+        for fused in (False, True):
+            one = nn.Parameter(torch.zeros(4, dtype=dtype))
+            one.grad = torch.full((4,), size, dtype=dtype)
+            optimizer = torch.optim.SGD([one], 1.0, fused=fused)
+            handle = sg.guard(optimizer, sg.skip_nonfinite(), sg.clip_norm(1.0), strict=True)
+            optimizer.step()
+            assert handle.history[0].norm == pytest.approx(2 * size)
+            assert one.tolist() == pytest.approx([-0.5] * 4), (dtype, fused)
+
+
+def test_an_interrupted_step_does_not_give_old_gradients_back() -> None:
+    class Interrupted(torch.optim.SGD):
+        interrupted = False
+
+        def step(self, closure: Any = None) -> Any:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            return super().step(closure)
+
+    model = network()
+    optimizer = Interrupted(model.parameters(), 0.1)
+    handle = sg.guard(optimizer, sg.skip_nonfinite(), strict=True)
+    backward(model, times=NAN)
+    optimizer.interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    optimizer.interrupted = False
+    step(model, optimizer)
+    assert [one.skipped for one in handle.history] == [False]
+
+
 # --- Long runs ------------------------------------------------------------------------------------
 
 
@@ -381,14 +466,15 @@ def test_training_stops_when_all_steps_are_skipped_and_says_who_is_first() -> No
     assert model[0].weight.grad is not None
 
 
+@pytest.mark.parametrize("replay", [False, True])
 @pytest.mark.parametrize("offload", [False, True])
-def test_a_rollback_restores_weights_state_buffers_scheduler_and_random_numbers(
-    offload: bool,
+def test_a_rollback_restores_weights_state_buffers_scheduler_and_random_numbers_if_asked(
+    offload: bool, replay: bool
 ) -> None:
     model = network(norm=True)
     optimizer = adamw(model)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-    back = sg.rollback(after=2, every=3, others=[scheduler], offload=offload)
+    back = sg.rollback(after=2, every=3, others=[scheduler], offload=offload, replay=replay)
     sg.guard(optimizer, sg.skip_nonfinite(), back, model=model, strict=True)
     for number in range(5):
         step(model, optimizer)
@@ -402,10 +488,24 @@ def test_a_rollback_restores_weights_state_buffers_scheduler_and_random_numbers(
     assert back.steps == [2]
     assert torch.equal(flat(model), kept[0])
     assert scheduler.last_epoch == 2
-    assert torch.equal(torch.get_rng_state(), kept[2])
+    assert torch.equal(torch.get_rng_state(), kept[2]) is replay
     for key, one in optimizer.state_dict()["state"].items():
         assert all(torch.equal(one[name], state[key][name]) for name in one)
     step(model, optimizer)
+
+
+def test_a_rollback_over_a_group_that_was_added_begins_anew() -> None:
+    model, more = network(), nn.Parameter(torch.ones(3))
+    optimizer = adamw(model)
+    back = sg.rollback(after=1, every=100)
+    sg.guard(optimizer, sg.skip_nonfinite(), back, strict=True)
+    step(model, optimizer)
+    optimizer.add_param_group({"params": [more]})
+    before = flat(model)
+    step(model, optimizer, times=NAN)
+    assert torch.equal(flat(model), before)
+    with pytest.warns(RuntimeWarning, match="went back to the weights of step 1"):
+        step(model, optimizer, times=NAN)
 
 
 def test_a_second_rollback_goes_further_back() -> None:
@@ -480,6 +580,28 @@ def test_a_state_of_other_policies_is_refused() -> None:
 # --- Faults ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("decision", "says"),
+    [
+        (None, "must return a Decision, got None"),
+        (sg.Decision(divide=-1.0), "divide.* must be at least 1, got -1"),
+        (sg.Decision(divide=NAN), "divide.* must be at least 1, got nan"),
+        (sg.Decision(lr=2.0), "share of the learning rate, 0 to 1, got 2"),
+        (sg.Decision(divide_each=torch.ones(3)), r"must be a tensor \[4\]"),
+        (sg.Decision(divide_each=torch.full((4,), 0.5)), "must be at least 1, got less"),
+    ],
+)
+def test_a_decision_that_can_not_be_carried_out_harms_nobody_else(decision: Any, says: str) -> None:
+    model = network()
+    optimizer = adamw(model)
+    bad = Broken("")
+    bad.decide = lambda gradients: decision  # type: ignore[method-assign]
+    handle = sg.guard(optimizer, sg.skip_nonfinite(), bad, sg.clip_norm(0.1))
+    with pytest.warns(RuntimeWarning, match=f"broken failed and steps aside.*{says}"):
+        steps(model, optimizer, 1.0, NAN)
+    assert [one.by for one in handle.history] == [("clip_norm",), ("skip_nonfinite",)]
+
+
 class Broken:
     """A policy that fails where it is told to."""
 
@@ -543,6 +665,10 @@ def test_strict_raises_what_a_policy_raises(where: str) -> None:
             "LBFGS, which evaluates the loss many times",
         ),
         (lambda m: sg.guard(adamw(m), 1.0), TypeError, "expected policies such as"),
+        (lambda m: sg.guard(adamw(m), model="x"), TypeError, "expected a torch module, got str"),
+        (lambda m: sg.guard(adamw(m), keep=0), ValueError, "keep must be at least 1, got 0"),
+        (lambda m: sg.guard(adamw(m)).load_state_dict({}), ValueError, "handle.state_dict"),
+        (lambda m: sg.guard(adamw(m)).history[-1], IndexError, "no step has been made"),
         (lambda m: sg.guard(adamw(m), sg.ladder(1.0)), TypeError, r"unpack it with \*"),
         (lambda m: sg.guard(adamw(m), sg.clip_norm), TypeError, r"call it: clip_norm\(\.\.\.\)"),
         (

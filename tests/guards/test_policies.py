@@ -153,6 +153,14 @@ def test_a_z_score_beyond_is_clipped_the_harder_the_further_out() -> None:
     assert 1.0 < float(far.threshold) < float(near.threshold) < 2.0
 
 
+def test_a_z_score_of_zero_and_norms_of_zero_are_numbers_too() -> None:
+    for norms in ([1.0] * 60, [0.0] * 60):
+        policy = sg.clip_zscore(max_norm=None)
+        feed(policy, norms)
+        assert policy.decide(shown(1.0)).divide >= 1.0
+        assert policy.decide(shown(1e6)).threshold < 10.0
+
+
 def test_an_outlier_is_skipped_and_a_lasting_change_is_accepted() -> None:
     policy = sg.skip_outlier(window=32)
     feed(policy, [1.0, 1.2, 0.8, 1.1, 0.9] * 8)
@@ -188,6 +196,10 @@ def test_a_scaler_that_calibrates_is_no_reason_to_stop_or_slow_down() -> None:
         (lambda: sg.clip_norm(-1.0), "max_norm must be a finite number above 0"),
         (lambda: sg.clip_norm(math.nan), "max_norm must be a finite number above 0, got nan"),
         (lambda: sg.clip_norm(math.inf), "max_norm must be a finite number above 0, got inf"),
+        (lambda: sg.clip_norm("1"), "max_norm must be a number, got '1'"),  # type: ignore[arg-type]
+        (lambda: sg.clip_norm(None), "max_norm must be a number, got None"),  # type: ignore[arg-type]
+        (lambda: sg.stop_after(2.5), "skips must be a whole number"),  # type: ignore[arg-type]
+        (lambda: sg.clip_agc(exclude=[3]), "beginnings of names"),  # type: ignore[list-item]
         (lambda: sg.clip_value(0.0), "max_value must be"),
         (lambda: sg.clip_agc(0.0), "factor must be"),
         (lambda: sg.clip_quantile(10), r"quantile must be in \[0, 1\], got 10"),
@@ -201,5 +213,5 @@ def test_a_scaler_that_calibrates_is_no_reason_to_stop_or_slow_down() -> None:
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused(make: Callable[[], Any], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((ValueError, TypeError), match=says):
         make()

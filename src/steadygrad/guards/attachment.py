@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steadygrad.guards.buffers import Buffers
-from steadygrad.guards.gradients import Decision, Gradients, divided, total_of
+from steadygrad.guards.gradients import Decision, Gradients, checked, divided, total_of
 from steadygrad.guards.mailbox import Mailbox, Row
 from steadygrad.guards.mechanism import (
     Carried,
@@ -25,6 +25,7 @@ from steadygrad.guards.mechanism import (
     takes_divisor,
 )
 from steadygrad.guards.names import names_of
+from steadygrad.guards.nesting import is_nested
 from steadygrad.guards.norms import Reader
 from steadygrad.guards.number import Number, Truth, any_of, either, is_finite
 from steadygrad.guards.policies.stop import TrainingStopped
@@ -96,11 +97,18 @@ class Attachment:
         """Wait for what is still on its way from a device."""
         self._deliver(wait=True)
 
+    def accept_buffers(self) -> None:
+        """Take the model's buffers as they are for those of the last step."""
+        if self._buffers is not None:
+            self._buffers.accept()
+
     # --- Before the step ---
 
     def _before(
         self, _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if is_nested(self.optimizer):
+            return None
         self._undo()  # a step that raised did not come to its end
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
@@ -134,8 +142,9 @@ class Attachment:
 
     def _reader(self) -> tuple[Reader, list[str]]:
         groups = self.optimizer.param_groups
-        key = [(id(group["params"]), len(group["params"])) for group in groups]
-        if self._known is None or self._known[0] != key:
+        key = [(id(one["params"]), len(one["params"]), one.get("fused")) for one in groups]
+        if self._known is None or self._known[0] != key:  # a group was added, a state was loaded
+            self._fused = takes_divisor(self.optimizer)
             names = names_of(self.optimizer, self.model)
             self._known = (key, reader_of(self.optimizer, self.model), names)
         return self._known[1], self._known[2]
@@ -149,17 +158,15 @@ class Attachment:
         seen = Gradients(names, reader.parameters, norms, total, is_finite(total))
         judged = Judged(seen, seen, Plan(given, given, amp_skips=amp_skips), overflowed)
         for policy in self.policies:
-            self._take(judged, self._decision(policy, judged.now), reader)
+            acted = len(judged.acted)
+            if policy.name not in self._faulty:
+                try:
+                    decision = checked(policy.decide(judged.now), len(reader.parameters))
+                    self._take(judged, decision, reader)
+                except Exception as error:  # a policy may be the user's own
+                    self._fault(policy.name, error)
+            judged.acted += [False] * (acted + 1 - len(judged.acted))
         return judged
-
-    def _decision(self, policy: Policy, gradients: Gradients) -> Decision:
-        if policy.name in self._faulty:
-            return Decision()
-        try:
-            return policy.decide(gradients)
-        except Exception as error:  # a policy may be the user's own
-            self._fault(policy.name, error)
-            return Decision()
 
     def _take(self, judged: Judged, decision: Decision, reader: Reader) -> None:
         """Add one policy's decision to the plan."""
@@ -201,6 +208,8 @@ class Attachment:
     # --- After the step ---
 
     def _after(self, *_: object) -> None:
+        if is_nested(self.optimizer):
+            return
         judged = self._judged
         self._undo()
         self.steps += 1
@@ -231,6 +240,8 @@ class Attachment:
                 policy.observe(event)
             except TrainingStopped as error:
                 stop = error  # the others hear of the step first
+            except Warning:  # the user has made errors of warnings
+                raise
             except Exception as error:  # a policy may be the user's own
                 self._fault(policy.name, error)
         if stop is not None:
@@ -251,8 +262,8 @@ class Attachment:
         if who not in self._faulty:
             self._faulty.add(who)
             warnings.warn(
-                f"steadygrad: {who} failed and steps aside, the training goes on unguarded by it: "
-                f"{type(error).__name__}: {error}",
+                f"steadygrad: {who} failed and steps aside for the rest of the run, in which the "
+                f"others go on: {type(error).__name__}: {error}",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -271,7 +282,8 @@ def _look(reader: Reader, *, read: bool) -> tuple[Tensor, Number, bool]:
     if isinstance(total, Tensor) or is_finite(total):
         return norms, total, False
     exact = reader.norms(double=True)
-    total = total_of(exact, read=True)
+    peak = float(exact.max())
+    total = peak * total_of(exact / peak, read=True) if is_finite(peak) else peak
     return exact, total, bool(is_finite(total))
 
 

@@ -6,6 +6,8 @@ infinite batch leaves them infinite for good.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -13,42 +15,54 @@ from steadygrad.guards.number import Truth
 
 
 class Buffers:
-    """Copies of a model's buffers as they were at the last step that was made."""
+    """Copies of a model's buffers as they were at the last step that was made, by name.
+
+    What is written to buffers between two steps from outside, a checkpoint, is taken for the
+    forward pass's own: call `accept` after it.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._kept: dict[int, tuple[Tensor, Tensor, int]] = {}  # buffer, copy, version copied
-        self._accept()
+        self._kept: dict[str, Kept] = {}
+        self.accept()
 
     @torch.no_grad()
     def settle(self, skipped: Truth) -> None:
         """After a step: put the copies back where it was skipped, renew them where it was not."""
-        if isinstance(skipped, Tensor):
-            for one, copy, version in self._kept.values():
-                if _may_have_changed(one, version):
-                    one.copy_(torch.where(skipped, copy, one))
-        elif skipped:
-            for one, copy, version in self._kept.values():
-                if _may_have_changed(one, version):
-                    one.copy_(copy)
-        self._accept()
+        if isinstance(skipped, Tensor) or skipped:
+            for name, one in self._model.named_buffers():
+                kept = self._kept.get(name)
+                if kept is None or kept.copy.shape != one.shape or not kept.may_differ(one):
+                    continue
+                back = torch.where(skipped, kept.copy, one) if skipped is not True else kept.copy
+                one.copy_(back)
+        self.accept()
 
     @torch.no_grad()
-    def _accept(self) -> None:
-        kept = self._kept
-        self._kept = {}
-        for one in self._model.buffers():
-            _, copy, version = kept.get(id(one), (one, None, -1))
-            if copy is None or copy.shape != one.shape:
-                copy = one.detach().clone()
-            elif _may_have_changed(one, version):
-                copy.copy_(one)
-            self._kept[id(one)] = (one, copy, one._version)
+    def accept(self) -> None:
+        """Copy what the buffers are now."""
+        before, self._kept = self._kept, {}
+        for name, one in self._model.named_buffers():
+            kept = before.get(name)
+            if kept is None or kept.copy.shape != one.shape:
+                self._kept[name] = Kept(one.detach().clone(), id(one), one._version)
+                continue
+            if kept.may_differ(one):
+                kept.copy.copy_(one)
+            self._kept[name] = Kept(kept.copy, id(one), one._version)
 
 
-def _may_have_changed(one: Tensor, version: int) -> bool:
-    """Whether a buffer is another than at a version: torch's batch norm does not count its own.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A copy of a buffer, and which tensor at which version it is a copy of."""
 
-    Running statistics are vectors, and cheap; large tables are copied when something counted up.
-    """
-    return one.dim() <= 1 or one._version != version
+    copy: Tensor
+    source: int  # its id
+    version: int
+
+    def may_differ(self, one: Tensor) -> bool:
+        """Whether a buffer may be another: torch's batch norm does not count what it writes.
+
+        Running statistics are vectors, and cheap; large tables are copied when something counted.
+        """
+        return one.dim() <= 1 or id(one) != self.source or one._version != self.version

@@ -47,6 +47,27 @@ class Decision:
     lr: float = 1.0
 
 
+def checked(decision: object, parameters: int) -> Decision:
+    """Return a decision that can be carried out, or raise what is wrong with it.
+
+    On a device the numbers are not looked at, as that would wait for it.
+    """
+    if not isinstance(decision, Decision):
+        raise TypeError(f"decide() must return a Decision, got {decision!r}: return sg.Decision()")
+    divide, each, lr = decision.divide, decision.divide_each, decision.lr
+    if not isinstance(divide, Tensor) and not divide >= 1:
+        raise ValueError(f"Decision(divide) must be at least 1, got {divide}")
+    if not 0 <= lr <= 1:
+        raise ValueError(f"Decision(lr) is a share of the learning rate, 0 to 1, got {lr}")
+    if each is None:
+        return decision
+    if not isinstance(each, Tensor) or each.shape != (parameters,):
+        raise ValueError(f"Decision(divide_each) must be a tensor [{parameters}], got {each!r}")
+    if each.device.type == "cpu" and not bool((each >= 1).all()):
+        raise ValueError("Decision(divide_each) must be at least 1, got less")
+    return decision
+
+
 def total_of(norms: Tensor, *, read: bool) -> Number:
     """The root of the sum of squares of norms [parameters]: a float where it may be read."""
     total: Tensor = torch.linalg.vector_norm(norms)

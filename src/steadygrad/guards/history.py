@@ -47,6 +47,8 @@ class History(Sequence[Event]):
     @overload
     def __getitem__(self, place: slice) -> list[Event]: ...
     def __getitem__(self, place: int | slice) -> Event | list[Event]:
+        if not self._events and not isinstance(place, slice):
+            raise IndexError("no step has been made since guard(): the history is empty")
         return list(self._events)[place] if isinstance(place, slice) else self._events[place]
 
     def __iter__(self) -> Iterator[Event]:

@@ -19,7 +19,7 @@ from steadygrad.guards.norms import Reader
 from steadygrad.guards.number import Number, Truth, either
 
 MISSING = object()
-PROTOCOL = ("grad_scale", "found_inf")
+LARGEST = 1e30  # divisor that float32 holds with its reciprocal
 
 
 @dataclass(slots=True)
@@ -77,7 +77,8 @@ class Carried:
             elif name in vars(self.optimizer):
                 delattr(self.optimizer, name)
         for one, grad in self.withheld:
-            one.grad = grad
+            if one.grad is None:  # after an interrupted step there may be a new one
+                one.grad = grad
         for group, rate in self.rates:
             group["lr"] = rate
         self.attributes, self.withheld, self.rates = {}, [], []
@@ -87,7 +88,9 @@ def carry_out(carried: Carried, reader: Reader, plan: Plan, *, fused: bool) -> N
     """Prepare the optimizer so that its step does what was planned."""
     if plan.lr != 1.0:
         carried.scale_rates(plan.lr)
-    if not fused:
+    # a kernel takes the divisor in float32: too coarse for float64, and too small for some
+    too_fine = plan.on_host and not plan.skip and (reader.double or plan.divide > LARGEST)
+    if not fused or too_fine:
         _in_place(carried, reader, plan)
     elif plan.on_host and (plan.skip or plan.amp_skips) and _loses_momentum(carried.optimizer):
         carried.withhold(reader.parameters)
@@ -218,6 +221,9 @@ def divide(grads: Sequence[Tensor], divisor: Number) -> None:
     if grads and isinstance(divisor, Tensor):
         torch._foreach_mul_(list(grads), divisor.reciprocal().float())
     elif grads:
+        while divisor > LARGEST:  # the reciprocal would be no normal float32
+            torch._foreach_mul_(list(grads), 1.0 / LARGEST)
+            divisor /= LARGEST
         torch._foreach_mul_(list(grads), 1.0 / divisor)
 
 

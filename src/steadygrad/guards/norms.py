@@ -91,6 +91,7 @@ class Reader:
     parameters: Sequence[Tensor]
     groups: tuple[Group, ...] = ()
     plain: bool = True  # no DTensor among them
+    double: bool = False  # some are float64
 
     def grads(self) -> list[Tensor]:
         """The local part of every gradient that is there, dense, sharing memory with it."""
@@ -170,12 +171,12 @@ def settled(grad: Tensor) -> Tensor:
 def norms_of(grads: Sequence[Tensor], *, double: bool = False) -> Tensor:
     """The 2-norms of plain dense tensors, float64 [tensors]; half types are summed in float32.
 
-    With `double` squares are summed in float64, where those of float32 can't overflow.
+    With `double` they are summed in float64, and scaled, so that no finite gradient overflows.
     """
     if not grads:
         return torch.zeros(0, dtype=torch.float64)
     if double:
-        norms = [torch.linalg.vector_norm(_real(one), dtype=torch.float64) for one in grads]
+        norms = [_scaled(_real(one).double()) for one in grads]
     elif not HALF.isdisjoint({one.dtype for one in grads}):
         norms = [_in_float32(one) for one in grads]
     else:
@@ -191,6 +192,15 @@ def _in_float32(grad: Tensor) -> Tensor:
         grad, dtype=torch.float32 if grad.dtype in HALF else None
     )
     return norm
+
+
+def _scaled(grad: Tensor) -> Tensor:
+    """The norm of a float64 tensor whose squares may overflow."""
+    peak = grad.abs().max() if grad.numel() else grad.sum()
+    if not 0 < peak < torch.inf:
+        return peak
+    norm: Tensor = torch.linalg.vector_norm(grad / peak)
+    return norm * peak
 
 
 def _real(grad: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -21,7 +22,8 @@ def reader_of(optimizer: Optimizer, model: nn.Module | None) -> Reader:
         )
     flat = {} if model is None else _flat(model)
     plain = not any(is_dtensor(one) for one in parameters)
-    return Reader(parameters, groups_of(parameters, flat), plain)
+    double = any(one.dtype is torch.float64 for one in parameters)
+    return Reader(parameters, groups_of(parameters, flat), plain, double)
 
 
 def is_flat(one: Tensor) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from steadygrad.guards.gradients import Decision, Gradients
-from steadygrad.guards.policies.checks import at_least, positive, within
+from steadygrad.guards.policies.checks import at_least, positive, whole, within
 from steadygrad.guards.policies.norm import EPS, clipped_to
 from steadygrad.guards.policy import Event, State
 
@@ -41,7 +41,7 @@ class clip_adagc:  # noqa: N801 - reads as a function where it is used
         positive("absolute", self.absolute)
         at_least("relative", self.relative, 1.0)
         within("beta", self.beta, 0.0, 1.0)
-        at_least("warmup", self.warmup, 1)
+        whole("warmup", self.warmup, 1)
 
     def decide(self, gradients: Gradients) -> Decision:
         """Clip all together at first, and each by its own average later."""

@@ -23,7 +23,8 @@ class clip_agc(Stateless):  # noqa: N801 - reads as a function where it is used
 
     A unit is a row of a weight [out, ...], or a whole vector. The norm of its weight counts as at
     least `eps`, so that units that start at zero can leave it. `exclude` are beginnings of names
-    that are left alone; the authors leave out the last layer.
+    that are left alone; the authors leave out the last layer. Sparse gradients, of embeddings, are
+    left alone too.
 
     **Reference.** Brock 2021, section 4, equation 3; factor 0.01 at batch size 4096, eps 1e-3.
     """
@@ -37,6 +38,8 @@ class clip_agc(Stateless):  # noqa: N801 - reads as a function where it is used
         positive("factor", self.factor)
         positive("eps", self.eps)
         self.exclude = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
+        if not all(isinstance(one, str) for one in self.exclude):
+            raise TypeError(f"exclude must hold beginnings of names, got {self.exclude!r}")
 
     def attach(self, surroundings: Surroundings) -> None:
         """Refuse weights that have lost their rows."""

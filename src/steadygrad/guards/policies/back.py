@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steadygrad.guards.gradients import Decision, Gradients
-from steadygrad.guards.policies.checks import at_least
+from steadygrad.guards.policies.checks import whole
 from steadygrad.guards.policies.snapshot import Snapshot, Stateful, held, put_back, take
 from steadygrad.guards.policy import Event, State, Surroundings
 
@@ -21,8 +21,9 @@ class rollback:  # noqa: N801 - reads as a function where it is used
     A snapshot is taken every `every` steps that are made, of parameters, buffers (of the model
     given to guard()), optimizer, `others` (scheduler, GradScaler: whatever has a state_dict) and
     random states; `keep` are kept, on the device or, with `offload`, in the CPU's memory. The
-    data goes on: the batches that made trouble are not met again. A copy of 120 million parameters
-    with Adam's moments takes 0.14 s.
+    data goes on, so that the batches that made trouble are not met again; for the same reason
+    random states are restored with `replay` only: many loops draw batches from them. A copy of 120
+    million parameters with Adam's moments takes 0.14 s.
 
     **Reference.** Chowdhery 2022 (PaLM), section 5.1: restart 100 steps earlier with other data.
     """
@@ -32,17 +33,19 @@ class rollback:  # noqa: N801 - reads as a function where it is used
     keep: int = 2
     others: Sequence[Stateful] = ()
     offload: bool = False
+    replay: bool = False
     name: str = "rollback"
     steps: list[int] = field(default_factory=list, init=False)  # that were gone back to
     _ring: deque[Snapshot] = field(init=False, repr=False)
     _around: Surroundings | None = field(default=None, init=False, repr=False)
     _skips: int = field(default=0, init=False, repr=False)
     _made: int = field(default=0, init=False, repr=False)
+    _next: int = field(default=0, init=False, repr=False)  # number of the step to come
 
     def __post_init__(self) -> None:
-        at_least("after", self.after, 1)
-        at_least("every", self.every, 1)
-        at_least("keep", self.keep, 1)
+        whole("after", self.after, 1)
+        whole("every", self.every, 1)
+        whole("keep", self.keep, 1)
         self._ring = deque(maxlen=self.keep)
 
     def attach(self, surroundings: Surroundings) -> None:
@@ -52,11 +55,12 @@ class rollback:  # noqa: N801 - reads as a function where it is used
     def decide(self, gradients: Gradients) -> Decision:
         """Let every step pass; copy before the first one."""
         if not self._ring:
-            self._take(0)
+            self._take(self._next)
         return Decision()
 
     def observe(self, event: Event) -> None:
         """Copy now and then, and go back after skips."""
+        self._next = event.step + 1
         if event.skipped:
             self._skips += event.by != ("scaler",)
             if self._skips and self._skips % self.after == 0:
@@ -76,9 +80,13 @@ class rollback:  # noqa: N801 - reads as a function where it is used
     def _go_back(self, event: Event) -> None:
         around = self._known()
         snapshot = self._ring[-1]
+        if not snapshot.fits(around.optimizer):  # a group was added since
+            self._ring.clear()
+            self._take(event.step)
+            return
         if len(self._ring) > 1:
             self._ring.pop()  # the next time goes further back
-        put_back(snapshot, around.optimizer, held(around.optimizer, around.model), self.others)
+        put_back(snapshot, around.optimizer, self.others, replay=self.replay)
         self.steps.append(snapshot.step)
         warnings.warn(
             f"steadygrad: {self._skips} steps in a row were skipped up to step {event.step}; "
@@ -94,8 +102,10 @@ class rollback:  # noqa: N801 - reads as a function where it is used
 
     def state_dict(self) -> State:
         """Return the counts; snapshots are taken anew in a resumed run."""
-        return {"made": self._made, "skips": self._skips, "steps": list(self.steps)}
+        counts = {"made": self._made, "skips": self._skips, "next": self._next}
+        return {**counts, "steps": list(self.steps)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the counts."""
-        self._made, self._skips, self.steps = state["made"], state["skips"], list(state["steps"])
+        self._made, self._skips, self._next = state["made"], state["skips"], state["next"]
+        self.steps = list(state["steps"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steadygrad.guards.gradients import Decision, Gradients
-from steadygrad.guards.policies.checks import at_least, within
+from steadygrad.guards.policies.checks import whole, within
 from steadygrad.guards.policy import Event, State
 
 
@@ -31,8 +31,8 @@ class lr_backoff:  # noqa: N801 - reads as a function where it is used
     def __post_init__(self) -> None:
         within("factor", self.factor, 0.0, 1.0)
         within("least", self.least, 0.0, 1.0)
-        at_least("after", self.after, 1)
-        at_least("recover", self.recover, 1)
+        whole("after", self.after, 1)
+        whole("recover", self.recover, 1)
 
     def decide(self, gradients: Gradients) -> Decision:
         """Step at the present share of the learning rate."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from steadygrad.guards.gradients import Decision, Gradients
 from steadygrad.guards.number import both
-from steadygrad.guards.policies.checks import at_least, positive
+from steadygrad.guards.policies.checks import positive, whole
 from steadygrad.guards.policies.window import Window
 from steadygrad.guards.policy import Event, State
 
@@ -38,7 +38,7 @@ class skip_outlier:  # noqa: N801 - reads as a function where it is used
     def __post_init__(self) -> None:
         positive("deviations", self.deviations)
         positive("floor", self.floor)
-        at_least("window", self.window, 8)
+        whole("window", self.window, 8)
         self._norms = Window(self.window)
 
     def decide(self, gradients: Gradients) -> Decision:
@@ -48,7 +48,7 @@ class skip_outlier:  # noqa: N801 - reads as a function where it is used
         logs = np.array(list(self._norms))
         middle = float(np.median(logs))
         deviation = 1.4826 * float(np.median(np.abs(logs - middle)))
-        limit = float(10 ** (middle + self.deviations * max(deviation, self.floor)))
+        limit = 10 ** min(middle + self.deviations * max(deviation, self.floor), 300.0)
         above = both(gradients.finite, gradients.total > limit)
         return Decision(skip=above, threshold=limit)
 

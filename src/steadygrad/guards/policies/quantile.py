@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from steadygrad.guards.gradients import Decision, Gradients
-from steadygrad.guards.policies.checks import at_least, within
+from steadygrad.guards.policies.checks import whole, within
 from steadygrad.guards.policies.norm import clipped_to
 from steadygrad.guards.policies.window import Window
 from steadygrad.guards.policy import Event, State
@@ -36,8 +36,8 @@ class clip_quantile:  # noqa: N801 - reads as a function where it is used
 
     def __post_init__(self) -> None:
         within("quantile", self.quantile, 0.0, 1.0)
-        at_least("warmup", self.warmup, 1)
-        at_least("history", self.history, self.warmup)
+        whole("warmup", self.warmup, 1)
+        whole("history", self.history, self.warmup)
         self._norms = Window(self.history)
 
     def decide(self, gradients: Gradients) -> Decision:

@@ -29,10 +29,15 @@ class Snapshot:
     """Parameters, buffers, the optimizer's state, others' states and random states, all copied."""
 
     step: int
-    tensors: tuple[Tensor, ...]
+    tensors: tuple[tuple[Tensor, Tensor], ...]  # what was copied, and the copy
     optimizer: dict[str, Any]
     others: tuple[dict[str, Any], ...]
     random: dict[str, Any]
+
+    def fits(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer has the parameters that it had."""
+        then = [len(one["params"]) for one in self.optimizer["param_groups"]]
+        return then == [len(one["params"]) for one in optimizer.param_groups]
 
 
 def held(optimizer: Optimizer, model: nn.Module | None) -> list[Tensor]:
@@ -52,7 +57,7 @@ def take(
     """Copy all; tensors to `device`, or where they are."""
     return Snapshot(
         step,
-        tuple(_copied(one, device) for one in tensors),
+        tuple((one, _copied(one, device)) for one in tensors),
         _tree(optimizer.state_dict(), device),
         tuple(copy.deepcopy(one.state_dict()) for one in others),
         random_states(),
@@ -60,16 +65,17 @@ def take(
 
 
 def put_back(
-    snapshot: Snapshot, optimizer: Optimizer, tensors: Sequence[Tensor], others: Sequence[Stateful]
+    snapshot: Snapshot, optimizer: Optimizer, others: Sequence[Stateful], *, replay: bool
 ) -> None:
-    """Restore everything a snapshot holds; parameters and buffers stay the same objects."""
+    """Restore what a snapshot holds, random states with `replay`; tensors stay the same objects."""
     with torch.no_grad():
-        for one, kept in zip(tensors, snapshot.tensors, strict=True):
+        for one, kept in snapshot.tensors:
             one.detach().copy_(kept)
     optimizer.load_state_dict(copy.deepcopy(snapshot.optimizer))
     for other, state in zip(others, snapshot.others, strict=True):
         other.load_state_dict(copy.deepcopy(state))
-    set_random_states(snapshot.random)
+    if replay:
+        set_random_states(snapshot.random)
 
 
 def random_states() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steadygrad.guards.gradients import Decision, Gradients
-from steadygrad.guards.policies.checks import at_least
+from steadygrad.guards.policies.checks import whole
 from steadygrad.guards.policy import Event, State
 
 
@@ -35,7 +35,7 @@ class stop_after:  # noqa: N801 - reads as a function where it is used
     _row: list[Event] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        at_least("skips", self.skips, 1)
+        whole("skips", self.skips, 1)
 
     def decide(self, gradients: Gradients) -> Decision:
         """Let every step pass."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from steadygrad.guards.gradients import Decision, Gradients
-from steadygrad.guards.number import either
-from steadygrad.guards.policies.checks import at_least, positive, within
+from steadygrad.guards.number import either, larger
+from steadygrad.guards.policies.checks import positive, whole, within
 from steadygrad.guards.policies.norm import clipped_to
 from steadygrad.guards.policies.window import Window
 from steadygrad.guards.policy import Event, State
@@ -45,7 +45,7 @@ class clip_zscore:  # noqa: N801 - reads as a function where it is used
     def __post_init__(self) -> None:
         positive("z_threshold", self.z_threshold)
         within("alpha", self.alpha, 0.0, 1.0)
-        at_least("warmup", self.warmup, 2)
+        whole("warmup", self.warmup, 2)
         if self.max_norm is not None:
             positive("max_norm", self.max_norm)
         self._first = Window(self.warmup)
@@ -55,11 +55,10 @@ class clip_zscore:  # noqa: N801 - reads as a function where it is used
         limit = math.inf if self.max_norm is None else self.max_norm
         if math.isnan(self._mean):
             return clipped_to(gradients.total, limit)
-        std = math.sqrt(self._variance) + 1e-6 * self._mean
+        std = max(math.sqrt(self._variance), 1e-6 * self._mean, 1e-30)
         z = (gradients.total - self._mean) / std
-        adaptive = either(
-            z > self.z_threshold, self._mean + self.z_threshold**2 * std / z, math.inf
-        )
+        above = self._mean + self.z_threshold**2 * std / larger(z, self.z_threshold)
+        adaptive = either(z > self.z_threshold, above, math.inf)
         return clipped_to(gradients.total, either(adaptive < limit, adaptive, limit))
 
     def observe(self, event: Event) -> None:
