@@ -111,10 +111,10 @@ def lr_too_high(record: Record) -> Iterator[Finding]:
     scaling, warm-up).
     """
     facts, arms = record.facts["update"], Arms(record.facts["trial"]["losses"])
-    if _lr_fails(record, arms) and not _wants_warmup(facts, arms):
-        yield _too_high(record, facts, arms)
-    elif not _lr_fails(record, arms):
+    if not _lr_fails(record, arms):
         yield from _above_the_edge(record, arms)
+    elif not _wants_warmup(facts, arms):
+        yield _too_high(record, facts, arms)
 
 
 def _lr_fails(record: Record, arms: Arms, *, least: float = 0.01, better: float = 0.05) -> bool:

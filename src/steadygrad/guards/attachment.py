@@ -134,8 +134,6 @@ class Attachment:
             self._judged = judged
             self._carried = Carried(self.optimizer)  # known before anything is changed
             carry_out(self._carried, reader, judged.plan, fused=self._fused)
-        except TrainingStopped:
-            raise
         except Exception as error:  # a fault of ours must not stop the user's training
             self._undo()
             self._fault("the guard", error)
@@ -157,19 +155,22 @@ class Attachment:
             norms, total = norms / given, total / given
         seen = Gradients(names, reader.parameters, norms, total, is_finite(total))
         judged = Judged(seen, seen, Plan(given, given, amp_skips=amp_skips), overflowed)
-        for policy in self.policies:
-            acted = len(judged.acted)
-            if policy.name not in self._faulty:
-                try:
-                    decision = checked(policy.decide(judged.now), len(reader.parameters))
-                    self._take(judged, decision, reader)
-                except Exception as error:  # a policy may be the user's own
-                    self._fault(policy.name, error)
-            judged.acted += [False] * (acted + 1 - len(judged.acted))
+        judged.acted = [self._heard(policy, judged, reader) for policy in self.policies]
         return judged
 
-    def _take(self, judged: Judged, decision: Decision, reader: Reader) -> None:
-        """Add one policy's decision to the plan."""
+    def _heard(self, policy: Policy, judged: Judged, reader: Reader) -> Truth:
+        """Let one policy decide; return whether it acted."""
+        if policy.name in self._faulty:
+            return False
+        try:
+            decision = checked(policy.decide(judged.now), len(reader.parameters))
+            return self._take(judged, decision, reader)
+        except Exception as error:  # a policy may be the user's own
+            self._fault(policy.name, error)
+            return False
+
+    def _take(self, judged: Judged, decision: Decision, reader: Reader) -> Truth:
+        """Add one policy's decision to the plan; return whether that skips or clips."""
         plan, before = judged.plan, judged.now.total
         plan.skip = any_of(plan.skip, decision.skip)
         plan.lr *= decision.lr
@@ -180,7 +181,7 @@ class Attachment:
         if decision.rewrite is not None:
             self._rewrite(judged, decision, reader)
         judged.threshold = _smaller(judged.threshold, decision.threshold)
-        judged.acted.append(any_of(decision.skip, _fell(judged.now.total, before)))
+        return any_of(decision.skip, _fell(judged.now.total, before))
 
     def _rewrite(self, judged: Judged, decision: Decision, reader: Reader) -> None:
         """Change gradients in place: unscaled, divided by what was decided so far, then read."""
@@ -339,7 +340,7 @@ def _of_numbers(
     overflowed: bool = False,
 ) -> Event:
     norm, after, skipped, threshold = (float(one) for one in row)
-    clipped = not skipped and after < norm * (1 - 1e-9)
+    clipped = not skipped and bool(_fell(after, norm))
     suspects = _suspects(names, norms) if skipped or clipped or not math.isfinite(norm) else ()
     return Event(
         step, norm, after, threshold, clipped, bool(skipped), by, suspects, overflowed, norms

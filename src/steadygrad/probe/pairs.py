@@ -16,15 +16,15 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from steadygrad.probe.rerun import calling, rerun
+from steadygrad.probe.spy import SQUARED, SQUARES
 from steadygrad.probe.subject import Readings, Subject
 from steadygrad.probe.trace import Op, Trace, users_line
 
-EXPANDING = frozenset(("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"))
+EXPANDING = frozenset(SQUARED[:-1])  # the last is no function of torch
 UNTOLD = frozenset(("poisson_nll_loss", "gaussian_nll_loss", "soft_margin_loss"))
 LOSSES = EXPANDING | UNTOLD
 DIFFERENCES = frozenset(("sub", "__sub__", "rsub", "__rsub__"))
 PRODUCTS = frozenset(("mul", "__mul__", "__rmul__"))
-SQUARES = frozenset(("pow", "__pow__", "square", "abs", "mul", "__mul__"))
 BY_HAND = DIFFERENCES | PRODUCTS
 WITHIN = 6  # nodes that a loss function of torch puts between its arguments and its result
 
