@@ -294,10 +294,6 @@ def empty_supervision(record: Record) -> Iterator[Finding]:
     yield from _too_short(record)
 
 
-def _no_gradient(record: Record) -> bool:
-    return bool(record.facts["nonfinite"]["no_gradient"])
-
-
 def _is_empty(one: Fact) -> bool:
     return bool(one.get("effective") == 0 and one.get("labels"))
 

@@ -12,12 +12,6 @@ from steadygrad.core.record import Record
 from steadygrad.detectors.depth import Depth, OddWeight, Trend, depth_of, odd_weights, trend_of
 from steadygrad.detectors.words import layers, patch_multiply, times
 
-SCALES = {
-    "scale": "signal and gradient move together, so that rescaling the weights cures it",
-    "collapsing": "the signal's variation between samples dies faster than the signal itself",
-    "chaotic": "small differences between samples grow, so that rescaling alone does not cure it",
-}
-
 
 @detector(
     "G201",

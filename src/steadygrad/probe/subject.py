@@ -7,7 +7,6 @@ that moves weights works on `subject.twin()`, one that needs a fresh pass calls 
 from __future__ import annotations
 
 import copy
-import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -147,9 +146,3 @@ def replayed(states: list[Tensor]) -> Iterator[None]:
         yield
     finally:
         set_rng_states(before)
-
-
-def tied_names(model: nn.Module) -> dict[int, str]:
-    """Map id(tensor) to the first qualified name of every parameter and buffer."""
-    named = itertools.chain(model.named_parameters(), model.named_buffers())
-    return {id(tensor): name for name, tensor in named}
