@@ -37,6 +37,7 @@ from steadygrad.probe.tree import Tree, is_signal, tensors
 from steadygrad.probe.update import update
 from steadygrad.probe.values import values
 from steadygrad.probe.wiring import wiring
+from steadygrad.probe.wrappers import unwrapped
 
 PROBES: tuple[Probe, ...] = (
     first_nonfinite,
@@ -199,18 +200,6 @@ def call(model: nn.Module, inputs: Tree) -> Tree:
     if isinstance(inputs, (tuple, list)) and not isinstance(inputs, PackedSequence):
         return model(*inputs)
     return model(inputs)
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Look through torch.compile, DataParallel, and DistributedDataParallel."""
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if isinstance(model, parallel):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
 
 
 @contextmanager

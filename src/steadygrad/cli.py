@@ -15,7 +15,7 @@ from steadygrad import __version__
 
 if TYPE_CHECKING:
     from steadygrad.core.report import Report
-    from steadygrad.launch.captured import Captured
+    from steadygrad.replay.captured import Captured
 
 app = typer.Typer(
     add_completion=False,
@@ -179,7 +179,7 @@ def _guarded(run: Callable[[], int], explain_error: Callable[[BaseException], No
 
 
 def _told_apart(run: Callable[[], int], explain_error: Callable[[BaseException], None]) -> int:
-    from steadygrad.launch.captured import CannotLook, UsersError
+    from steadygrad.replay.captured import CannotLook, UsersError
 
     try:
         return run()
@@ -244,7 +244,7 @@ def _write(rendered: str, output: Path | None, stdout: TextIO) -> None:
     if not rendered.endswith("\n"):
         rendered += "\n"
     if output is not None:
-        from steadygrad.launch.captured import CannotLook
+        from steadygrad.replay.captured import CannotLook
 
         try:
             output.write_text(rendered, encoding="utf-8")

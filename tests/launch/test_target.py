@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from steadygrad.launch.build import built
-from steadygrad.launch.captured import CannotLook, Captured, UsersError
+from steadygrad.replay.captured import CannotLook, Captured, UsersError
 from steadygrad.launch.look import look_at
 from steadygrad.launch.spec import tensor_of
 from steadygrad.launch.target import is_script, launch

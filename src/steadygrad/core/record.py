@@ -78,6 +78,14 @@ class Record:
         read = self.values[-1, places, self.metrics.index(metric)]
         return np.asarray(read, dtype=np.float64)
 
+    def series(self, metric: str, role: Role) -> NDArray[np.float64]:
+        """Read one metric at all sites of a role in all steps: [steps, sites of that role]."""
+        places = self.places(role)
+        if metric not in self.metrics:
+            return np.full((len(self.steps), len(places)), np.nan)
+        read = self.values[:, places, self.metrics.index(metric)]
+        return np.asarray(read, dtype=np.float64)
+
     def was_read(self, need: str) -> bool:
         """Whether a metric was read anywhere, or a fact is known."""
         if need in self.facts:

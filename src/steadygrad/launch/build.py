@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from steadygrad.launch.captured import CannotLook, Captured, UsersError
-from steadygrad.launch.garbage import watched
 from steadygrad.launch.spec import tensor_of
+from steadygrad.probe.garbage import watched
 from steadygrad.probe.tree import Tree
 from steadygrad.probe.values import compare_builds
+from steadygrad.replay.captured import CannotLook, Captured, UsersError
 
 RETURNS = "a Module, (Module, inputs) or (Module, inputs, loss)"
 

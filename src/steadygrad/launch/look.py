@@ -11,7 +11,7 @@ from torch import nn
 import steadygrad
 from steadygrad._check import check
 from steadygrad.core.report import Report
-from steadygrad.launch.captured import CannotLook, Captured, UsersError
+from steadygrad.replay.captured import CannotLook, Captured, UsersError
 
 OURS = Path(steadygrad.__path__[0])
 
@@ -70,4 +70,4 @@ def users_code_raised(error: BaseException) -> bool:
     if not ours or ours[-1] == len(frames) - 1:
         return False
     last = frames[ours[-1]]
-    return last == OURS / "_check.py" or last.parent == OURS / "launch"
+    return last == OURS / "_check.py" or last.parent in (OURS / "launch", OURS / "replay")

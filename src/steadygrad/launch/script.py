@@ -26,13 +26,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from steadygrad.launch.assemble import Heard, assemble
-from steadygrad.launch.captured import CannotLook, Captured, UsersError
-from steadygrad.launch.garbage import watched
-from steadygrad.launch.owners import variables
-from steadygrad.launch.replay import Term, reached
-from steadygrad.launch.tape import Tape, module_calls
 from steadygrad.probe.dynamo import optimizers_made_without
+from steadygrad.probe.garbage import watched
+from steadygrad.replay.assemble import Heard, assemble
+from steadygrad.replay.captured import CannotLook, Captured, UsersError
+from steadygrad.replay.owners import variables
+from steadygrad.replay.score import Term, reached
+from steadygrad.replay.tape import Tape, module_calls
 
 CANNOT_LOOK = 2  # exit code, as everywhere in steadygrad
 PATIENCE = 20  # times that a script may swallow the signal before the process is ended from within

@@ -7,7 +7,7 @@ import re
 import torch
 from torch import Tensor
 
-from steadygrad.launch.captured import CannotLook
+from steadygrad.replay.captured import CannotLook
 
 DTYPES = {
     "f16": torch.float16,

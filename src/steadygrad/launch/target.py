@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steadygrad.launch.build import built, near
-from steadygrad.launch.captured import CannotLook, Captured
 from steadygrad.launch.script import Then, run
 from steadygrad.launch.zoo import hugging_face, timm_model
+from steadygrad.replay.captured import CannotLook, Captured
 
 
 def launch(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from steadygrad.launch.build import seeded, users_code
-from steadygrad.launch.captured import CannotLook, Captured
+from steadygrad.replay.captured import CannotLook, Captured
 
 BATCH = 4
 LENGTH = 64  # tokens, where the configuration does not ask for fewer

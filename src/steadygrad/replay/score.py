@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadygrad.launch.randomness import kept, set_generators
-from steadygrad.launch.tape import Entry, Made, ancestors
 from steadygrad.probe.births import Birth, told
 from steadygrad.probe.trace import standing_at
 from steadygrad.probe.tree import map_tensors
+from steadygrad.replay.randomness import kept, set_generators
+from steadygrad.replay.tape import Entry, Made, ancestors
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from steadygrad._check import unwrapped
-from steadygrad.launch.tape import Entry
+from steadygrad.probe.wrappers import unwrapped
+from steadygrad.replay.tape import Entry
 
 Named = list[tuple[str, Any]]  # variables of the script: whatever a user keeps
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from steadygrad._check import unwrapped
 from steadygrad.guards.refusals import policies_of
-from steadygrad.launch.captured import CannotLook, Captured
-from steadygrad.launch.garbage import Garbage
-from steadygrad.launch.owners import Named, Whole, modules_in, whole
-from steadygrad.launch.replay import Score, Term, buffers_as_noted, reached, score
-from steadygrad.launch.tape import Entry, Tape
+from steadygrad.probe.garbage import Garbage
 from steadygrad.probe.tree import Tree
+from steadygrad.probe.wrappers import unwrapped
+from steadygrad.replay.captured import CannotLook, Captured
+from steadygrad.replay.owners import Named, Whole, modules_in, whole
+from steadygrad.replay.score import Score, Term, buffers_as_noted, reached, score
+from steadygrad.replay.tape import Entry, Tape
 
 EQUAL = 1e-5
 """Relative difference up to which a replayed loss is the script's: chosen by us, for threads that

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from steadygrad._check import unwrapped
-from steadygrad.launch.births import Births
-from steadygrad.launch.randomness import Generators, generators, same
 from steadygrad.probe.graph import reachable as below
 from steadygrad.probe.trace import users_line
 from steadygrad.probe.tree import Tree, map_tensors, tensors
+from steadygrad.probe.wrappers import unwrapped
+from steadygrad.replay.births import Births
+from steadygrad.replay.randomness import Generators, generators, same
 
 SMALL = 1 << 20  # elements of buffers that are noted before a module call, against power iterations
 LOOKED_INTO = 2  # levels of plain objects (distributions, batches) in which tensors are sought
