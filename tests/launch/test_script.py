@@ -19,10 +19,10 @@ from torch import nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from steadygrad.core.report import Report
-from steadygrad.replay.captured import CannotLook, Captured, UsersError
 from steadygrad.launch.look import look_at
-from steadygrad.replay.score import reached
 from steadygrad.launch.script import run
+from steadygrad.replay.captured import CannotLook, Captured, UsersError
+from steadygrad.replay.score import reached
 from steadygrad.replay.tape import Tape, ancestors, module_calls
 
 SCRIPTS = Path(__file__).parent / "scripts"

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from steadygrad.launch.build import built
-from steadygrad.replay.captured import CannotLook, Captured, UsersError
 from steadygrad.launch.look import look_at
 from steadygrad.launch.spec import tensor_of
 from steadygrad.launch.target import is_script, launch
+from steadygrad.replay.captured import CannotLook, Captured, UsersError
 
 BUILDS = """
 import torch
