@@ -141,6 +141,63 @@ def check_command(  # noqa: PLR0913 - one argument for each option
     raise typer.Exit(_guarded(start, explain_error))
 
 
+@app.command(
+    name="run",
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
+)
+def run_command(  # noqa: PLR0913 - one argument for each option
+    target: Annotated[
+        str, typer.Argument(metavar="SCRIPT", help="A training script; with -m, a module.")
+    ],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ARGUMENTS]...", help="The script's own arguments.", show_default=False
+        ),
+    ] = None,
+    module: Annotated[bool, typer.Option("-m", help="Run a module, as python -m does.")] = False,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", help="Where to write; runs/<time>-<name> otherwise.", show_default=False
+        ),
+    ] = None,
+    overhead: Annotated[
+        float, typer.Option(help="Share of the time that samples may take.")
+    ] = 0.01,
+    form: Annotated[
+        Format, typer.Option("--format", help="How to write the report.")
+    ] = Format.text,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write the report to a file.", show_default=False),
+    ] = None,
+    fail_on: Annotated[
+        Level | None,
+        typer.Option(help="Lowest severity that exits with 1 after a script that ended well."),
+    ] = None,
+) -> None:
+    """Run a training script to its end, unchanged, and say what was wrong with it.
+
+    The options stand before the script; all that follows it is the script's own. The report is
+    written to standard error, so that the script's output stays what it was.
+
+    The exit code is the script's own; 4 where a guard stopped the run, 2 where nothing could be
+    run.
+    """
+    from steadygrad.launch.watched import Options, run
+
+    options = Options(target, tuple(arguments or ()), module, directory, overhead)
+
+    def write(report: Report) -> None:
+        _write(_rendered(report, form, sys.stderr), output, sys.stderr)
+
+    def start() -> int:
+        return run(options, write, lambda report: _failed(report, fail_on))
+
+    raise typer.Exit(_guarded(start, lambda _: None))
+
+
 @app.command()
 def explain(
     code: Annotated[
@@ -264,6 +321,10 @@ def _exit_code(report: Report, fail_on: Level) -> int:
         return CANNOT_LOOK
     failing = [found for found in report.findings if found.severity >= Severity[fail_on.value]]
     return 1 if failing else 0
+
+
+def _failed(report: Report, fail_on: Level | None) -> bool:
+    return fail_on is not None and _exit_code(report, fail_on) == 1
 
 
 def _print_page(page: str) -> None:

@@ -63,16 +63,17 @@ def diagnose(
     *,
     target: str = "",
     cost: Mapping[str, float] | None = None,
+    found: Sequence[Finding] = (),
 ) -> Report:
     """Run every detector and fold each symptom under its cause.
 
     A detector ends as found, clear, or blind. A finding is a symptom when another one explains its
     code; what is only possible explains nothing. Findings of one code that share a layer are one
     fault, told by the worst, unless they name different lines. A cause is as severe as the worst
-    that it explains. Roots are ordered by severity, then by the detectors' order (the order of
+    that it explains. `found` are findings made elsewhere. Roots are ordered by severity, then by the detectors' order (the order of
     suspicion), then by magnitude.
     """
-    found: list[Finding] = []
+    every = list(found)
     clear: list[str] = []
     blind: list[Blind] = []
     for one in detectors:
@@ -80,10 +81,10 @@ def diagnose(
             blind.append(Blind(one.code, one.name, _why(record, missing)))
             continue
         mine = one.run(record)
-        found += mine
+        every += mine
         if not mine:
             clear.append(one.code)
-    roots, folded = fold(found, detectors)
+    roots, folded = fold(every, detectors)
     return Report(target, record, roots, folded, tuple(clear), tuple(blind), cost or {})
 
 
@@ -93,13 +94,17 @@ def fold(
     """Split findings into roots and symptoms; each root lists the codes folded under it."""
     suspicion = {one.code: place for place, one in enumerate(detectors)}
     explains = {one.code: one.explains for one in detectors}
-    ranked = sorted(found, key=lambda f: (-f.severity, suspicion[f.code], -f.magnitude))
+
+    def by_suspicion(one: Finding) -> tuple[float, float, float]:
+        return -one.severity, suspicion.get(one.code, -1), -one.magnitude
+
+    ranked = sorted(found, key=by_suspicion)
     cause = {place: _cause_of(place, ranked, explains) for place in range(len(ranked))}
     cause |= _said_before(ranked, [place for place, parent in cause.items() if parent is None])
     roots = [place for place, parent in cause.items() if parent is None]
     origin = {place: _origin(place, cause) for place in cause}
     finished = [_with_symptoms(root, ranked, origin) for root in roots]
-    finished.sort(key=lambda f: (-f.severity, suspicion[f.code], -f.magnitude))
+    finished.sort(key=by_suspicion)
     folded = tuple(
         replace(ranked[place], because=(ranked[origin[place]].code,))
         for place, parent in cause.items()
@@ -144,7 +149,7 @@ def _cause_of(
     """Place of the first finding that explains this one."""
     code = ranked[place].code
     for other, candidate in enumerate(ranked):
-        if candidate.confidence != "possible" and code in explains[candidate.code]:
+        if candidate.confidence != "possible" and code in explains.get(candidate.code, ()):
             return other
     return None
 

@@ -93,4 +93,6 @@ DETECTORS: tuple[Detector, ...] = (
 CLIPPING: tuple[Detector, ...] = (useless_clip, constant_clip)
 """What is seen of a run that is guarded."""
 
+WATCHING: tuple[Detector, ...] = (useless_clip, constant_clip)
+
 EVERY = (*DETECTORS, *CLIPPING)

@@ -65,6 +65,7 @@ class Attachment:
         self.strict = strict
         self.steps = 0
         self.skipped: Truth = False  # whether the last step was
+        self.latest: Judged | None = None  # the last step, for who watches too
         self._keep = keep
         self._fused = takes_divisor(optimizer)
         self._buffers = Buffers(model) if model is not None else None
@@ -211,7 +212,7 @@ class Attachment:
     def _after(self, *_: object) -> None:
         if is_nested(self.optimizer):
             return
-        judged = self._judged
+        judged = self.latest = self._judged
         self._undo()
         self.steps += 1
         if judged is None:

@@ -104,12 +104,14 @@ class Reader:
             return grads
         return [None if one is None else local(one) for one in grads]
 
-    def norms(self, *, double: bool = False) -> Tensor:
+    def norms(self, *, double: bool = False, settle: bool = True) -> Tensor:
         """The norm of every gradient over all ranks [parameters], float64; 0 for a missing one.
+
+        With `settle` the gradients become what the optimizer will use, for who changes them next.
 
         Every rank must call it, one without gradients too: the others wait for it.
         """
-        norms = self._mine(self._settled(), double=double)
+        norms = self._mine(self._settled(keep=settle), double=double)
         if not self.groups:
             return norms
         norms.square_()
@@ -117,15 +119,16 @@ class Reader:
             group.sum_(norms)
         return norms.sqrt_()
 
-    def _settled(self) -> list[Tensor | None]:
-        """Make every gradient what the optimizer will use: coalesced, without partial sums."""
+    def _settled(self, *, keep: bool) -> list[Tensor | None]:
+        """Every gradient as the optimizer will use it: coalesced, without partial sums."""
         grads = [one.grad for one in self.parameters]
         if self._are_plain(grads):
             return grads
-        for one in self.parameters:
-            if one.grad is not None and is_unsettled(one.grad):
-                one.grad = settled(one.grad)
-        return self.all()
+        found = [g if g is None or not is_unsettled(g) else settled(g) for g in grads]
+        for one, before, grad in zip(self.parameters, grads, found, strict=True):
+            if keep and grad is not before:
+                one.grad = grad
+        return [None if one is None else local(one) for one in found]
 
     def _are_plain(self, grads: Sequence[Tensor | None]) -> bool:
         """Whether gradients are what they seem: asked in one line, for thousands in each step."""

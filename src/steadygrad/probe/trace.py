@@ -33,7 +33,7 @@ SAMPLED = 1 << 14  # elements that shares and spreads are read from
 Array = NDArray[np.float64]
 HALF = (torch.float16, torch.bfloat16)
 TORCH = os.path.dirname(torch.__file__)
-REPLAY = os.path.join(os.path.dirname(os.path.dirname(__file__)), "launch", "replay.py")
+REPLAY = os.path.join(os.path.dirname(os.path.dirname(__file__)), "replay", "score.py")
 OURS = os.path.dirname(os.path.dirname(__file__))
 
 

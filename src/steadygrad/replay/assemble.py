@@ -29,7 +29,10 @@ add in another order; what really differs (another batch, another draw) differs 
 
 @dataclass(slots=True)
 class Heard:
-    """What was heard while the script ran: calls, backward passes, optimizers, the loss scale."""
+    """What was heard while the script ran: calls, backward passes, optimizers, the loss scale.
+
+    `goes_on` says that the script will train on what it owns, and nothing of it may be changed.
+    """
 
     tape: Tape
     passes: list[list[Term]] = field(default_factory=list)
@@ -39,6 +42,7 @@ class Heard:
     scale: float | None = None
     closure: bool = False
     clipped: bool = False
+    goes_on: bool = False
 
 
 IN_VAIN = "backward() reached no parameter"
@@ -54,7 +58,7 @@ def assemble(heard: Heard, optimizer: Optimizer, visible: Named) -> Captured:
         terms = chosen(heard.passes)
         why = _lost(terms)
         if not why:
-            joined, replayed = _score(terms, optimizer, visible)
+            joined, replayed = _score(terms, optimizer, visible, hold=not heard.goes_on)
             why = _difference(replayed, joined.model)
             if not why:
                 told = replace(replayed, births=heard.tape.births.told(visible))
@@ -113,12 +117,15 @@ def chosen(passes: Sequence[Sequence[Term]]) -> list[Term]:
     return terms
 
 
-def _score(terms: Sequence[Term], optimizer: Optimizer, visible: Named) -> tuple[Whole, Score]:
+def _score(
+    terms: Sequence[Term], optimizer: Optimizer, visible: Named, *, hold: bool
+) -> tuple[Whole, Score]:
     first = score(terms, {}, {})
     held = {id(p): p for group in optimizer.param_groups for p in group["params"]}
     leaves = [leaf for entry in first.entries for leaf in _leaves(entry)]
     free = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter) or id(leaf) in held]
-    joined = whole(first.entries, list({id(t): t for t in free}.values()), visible)
+    loose = list({id(t): t for t in free}.values()) if hold else []
+    joined = whole(first.entries, loose, visible)
     return joined, score(terms, joined.paths, joined.names)
 
 
@@ -160,7 +167,8 @@ def _names(ids: set[int], replayed: Score) -> str:
 def _captured(heard: Heard, joined: Whole, optimizer: Optimizer, replayed: Score) -> Captured:
     facts = _facts(heard, joined.model, optimizer)
     touched = set().union(*(term.reached for term in replayed.terms))
-    _leave_alone(joined.model, facts["script"]["trained_by_others"], touched)
+    if not heard.goes_on:
+        _leave_alone(joined.model, facts["script"]["trained_by_others"], touched)
     return Captured(
         joined.model,
         replayed.play,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from steadygrad.probe.trace import users_line
 from steadygrad.probe.tree import Tree, map_tensors, tensors
 from steadygrad.probe.wrappers import unwrapped
 from steadygrad.replay.births import Births
-from steadygrad.replay.randomness import Generators, generators, same
+from steadygrad.replay.randomness import Generators, generators, same, torchs_generators
 
 SMALL = 1 << 20  # elements of buffers that are noted before a module call, against power iterations
 LOOKED_INTO = 2  # levels of plain objects (distributions, batches) in which tensors are sought
@@ -32,6 +33,22 @@ IN_PLACE = frozenset(
     f"__{name}__"
     for name in ("setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imod")
 )
+PLAIN_ATTRIBUTES = frozenset(
+    getattr(vars(torch._C.TensorBase)[name], access)
+    for name in (
+        "grad",
+        "shape",
+        "device",
+        "dtype",
+        "requires_grad",
+        "is_leaf",
+        "grad_fn",
+        "layout",
+    )
+    for access in ("__get__", "__set__")
+    if name in vars(torch._C.TensorBase)
+)
+"""What loops ask of every parameter in every step: no ops, and passed on at once."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -90,11 +107,16 @@ class Tape(TorchFunctionMode):
 
     `refuse`, once it is set, is called before every torch function: it ends a script that goes on
     after its first step. `latest` is the last outermost call of a module with open parameters,
-    `births` the constants that broke.
+    `births` the constants that broke. A tape that is not `thorough` is meant to run along with a
+    training: it looks at no values, and notes neither buffers nor the generators of Python and
+    NumPy. `spent` are the seconds that its notes have taken, `fault` is what ended them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, thorough: bool = True) -> None:
         super().__init__()
+        self.thorough = thorough
+        self.spent = 0.0
+        self.fault: Exception | None = None
         self.refuse: Callable[[], None] | None = None
         self.latest: Entry | None = None
         self.births = Births()
@@ -126,11 +148,12 @@ class Tape(TorchFunctionMode):
         """Run a torch function; note it when it stands outside of all modules."""
         if self.refuse is not None:
             self.refuse()
-        if self._inside:
+        if self._inside or (not self.thorough and func in PLAIN_ATTRIBUTES):
             return func(*args, **(kwargs or {}))
-        if not torch.is_grad_enabled() or _reads(func, args):
+        if not torch.is_grad_enabled() or self.fault is not None or _reads(func, args):
             out = func(*args, **(kwargs or {}))
-            self.births.note(func, (args, kwargs), out)
+            if self.thorough:
+                self.births.note(func, (args, kwargs), out)
             return out
         return self.note(func, None, args, dict(kwargs or {}))
 
@@ -161,20 +184,54 @@ class Tape(TorchFunctionMode):
         """Run a function and put it on the tape if what it returns or changes has a history."""
         self._inside += 1
         try:
-            with torch._C.DisableTorchFunction():
-                root = unwrapped(module) if module is not None and _is_open(module) else None
-                matters = root is not None or _is_open_tree((args, kwargs))
-                entry = self._entry(run, root, args, kwargs) if matters else None
+            entry = self._carefully(self._begun, run, module, args, kwargs)
             out = run(*args, **kwargs)
-            if entry is not None:
-                with torch._C.DisableTorchFunction():
-                    self._keep(entry, entry.results(args, kwargs, out))
-            else:
-                self.births.note(run, (args, kwargs), out)
+            self._carefully(self._ended, entry, run, args, kwargs, out)
         finally:
             self._inside -= 1
-        self.latest = entry if root is not None else self.latest
         return out
+
+    def _carefully(self, act: Callable[..., Any], *given: Any) -> Any:  # what `act` returns
+        """Do our part of a call, on the clock; beside a training a fault of ours ends the notes."""
+        if self.fault is not None:
+            return None
+        begin = time.perf_counter()
+        try:
+            with torch._C.DisableTorchFunction():
+                return act(*given)
+        except Exception as error:  # whatever a user's objects raise when they are looked at
+            if self.thorough:
+                raise
+            self.fault = error
+            return None
+        finally:
+            self.spent += time.perf_counter() - begin
+
+    def _begun(
+        self,
+        run: Callable[..., Any],
+        module: nn.Module | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Entry | None:
+        root = unwrapped(module) if module is not None and _is_open(module) else None
+        if root is None and not _is_open_tree((args, kwargs)):
+            return None
+        return self._entry(run, root, args, kwargs)
+
+    def _ended(
+        self,
+        entry: Entry | None,
+        run: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out: Tree,
+    ) -> None:
+        if entry is not None:
+            self._keep(entry, entry.results(args, kwargs, out))
+            self.latest = entry if entry.module is not None else self.latest
+        elif self.thorough:
+            self.births.note(run, (args, kwargs), out)
 
     def _entry(
         self,
@@ -188,22 +245,24 @@ class Tape(TorchFunctionMode):
         entry = Entry(self._count, run, module, given[0], given[1], self._generators(), _autocast())
         entry.line = users_line()
         self._link(entry)
-        if module is not None:
+        if module is not None and self.thorough:
             entry.buffers = _small_buffers(module)
-        elif _is_in_place(run, kwargs):
+        elif module is None and _is_in_place(run, kwargs):
             entry.changed = _target(args, kwargs)
             self._prepare(entry)
         return entry
 
     def _link(self, entry: Entry) -> None:
         replaceable = {id(t) for t in tensors((entry.args, entry.kwargs))}
+        changed = len(self._changes) > 0
         for tensor in reachable((entry.args, entry.kwargs)):
-            base = _base(tensor)
-            entry.after += self._changes.get(base, [])
+            if changed:
+                entry.after += self._changes.get(_base(tensor), [])
+            if tensor.grad_fn is None:
+                continue
             made = self.made(tensor)
             if made is None:
-                if tensor.grad_fn is not None:
-                    entry.lost = entry.lost or tensor.grad_fn.name()
+                entry.lost = entry.lost or tensor.grad_fn.name()
             elif id(tensor) in replaceable:
                 entry.links[id(tensor)] = made
             else:
@@ -220,7 +279,7 @@ class Tape(TorchFunctionMode):
         for place, tensor in enumerate(results):
             if tensor.grad_fn is not None:
                 self._made[tensor] = Made(entry, place)
-            elif getattr(entry.run, "__name__", "") == "detach":
+            elif self.thorough and getattr(entry.run, "__name__", "") == "detach":
                 self._detached[tensor] = Detached(entry.line, _leaves(entry.args[0]))
         changed = entry.changed
         if changed is not None and changed.grad_fn is not None:
@@ -228,6 +287,8 @@ class Tape(TorchFunctionMode):
             self._changes[base] = [*self._changes.get(base, []), entry]
 
     def _generators(self) -> Generators:
+        if not self.thorough:
+            return torchs_generators()
         now = generators()
         if self._rng is None or not same(self._rng, now):
             self._rng = now

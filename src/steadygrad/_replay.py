@@ -1,0 +1,115 @@
+"""The first cause of a number that is not finite: the step is computed again, and looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from steadygrad._check import check
+from steadygrad.core.finding import Finding, Severity
+from steadygrad.core.report import Report
+from steadygrad.replay.assemble import Heard, assemble
+from steadygrad.replay.captured import CannotLook, Captured
+from steadygrad.replay.owners import Named
+from steadygrad.replay.score import Term, reached
+from steadygrad.replay.tape import Tape
+
+NUMBERS = ("G001", "G002", "G003", "G004", "G005", "G006", "G007", "G009")
+"""Codes of what makes a number NaN or infinite; so does the whole family of data and loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of a step by reference: the tape of its loss, and where backward started."""
+
+    tape: Tape
+    roots: Sequence[tuple[Tensor, Tensor | None]]
+    scale: float | None = None
+    clipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What a replay has found: findings, roots first, or why there are none."""
+
+    findings: tuple[Finding, ...]
+    why: str = ""
+    captured: Captured | None = None
+
+
+def first_cause(kept: Kept, optimizer: Optimizer, visible: Named, step: int) -> Cause:
+    """Compute the loss of a step again, as it was, and name the op that broke it.
+
+    Model, optimizer, buffers, and generators are as they were afterwards. Nothing is trained.
+    """
+    heard = _heard(kept)
+    try:
+        with _buffers_kept(kept, visible), torch.enable_grad():
+            captured = assemble(heard, optimizer, visible)
+            return _looked(captured, step)
+    except CannotLook as error:
+        return Cause((), str(error))
+
+
+def _heard(kept: Kept) -> Heard:
+    heard = Heard(kept.tape, scale=kept.scale, clipped=kept.clipped, goes_on=True)
+    terms: list[Term] = []
+    with torch.no_grad():
+        for loss, weight in kept.roots:
+            made = kept.tape.made(loss)
+            if made is None:
+                heard.unseen.append("backward() started on a tensor made out of sight")
+                continue
+            value = loss.detach() if weight is None else loss.detach() * weight
+            terms.append(Term(made, weight, float(value.sum()), reached(loss)))
+    heard.passes += [[term] for term in terms]
+    return heard
+
+
+def _looked(captured: Captured, step: int) -> Cause:
+    facts = {**captured.facts, "step": step}
+    if captured.blind:
+        facts["blind"] = dict(captured.blind)
+    try:
+        report = check(
+            captured.model,
+            captured.inputs,
+            loss=captured.loss,
+            optimizer=captured.optimizer,
+            probes=False,
+            facts=facts,
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        return Cause((), f"the step could not be computed again: {error}", captured)
+    found = tuple(replace(one, steps=(step, step)) for one in _of_numbers(report))
+    why = "" if found else captured.blind.get("loss", "computed again, everything is finite")
+    return Cause(found, why, captured)
+
+
+def _of_numbers(report: Report) -> Iterator[Finding]:
+    """Roots that break numbers, or explain what does."""
+    for one in report.findings:
+        breaks = one.code in NUMBERS or one.code.startswith("G6")
+        if one.severity > Severity.note and (breaks or {*NUMBERS} & {*one.symptoms}):
+            yield one
+
+
+@contextmanager
+def _buffers_kept(kept: Kept, visible: Named) -> Iterator[None]:
+    """Put back what running a model again does to its buffers."""
+    models = [one for _, one in visible if issubclass(type(one), nn.Module)]
+    latest = kept.tape.latest
+    if latest is not None and latest.module is not None:
+        models.append(latest.module)
+    buffers = {id(b): b for model in models for b in model.buffers()}
+    before = [(b, b.detach().clone()) for b in buffers.values()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:  # by `data`: a graph of the user's must not see a new version
+            buffer.data.copy_(value)

@@ -1,0 +1,274 @@
+"""The verb `watch`: take down what a training does, and say what is wrong with it."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from steadygrad._replay import Cause, Kept, first_cause
+from steadygrad.core.finding import Finding
+from steadygrad.core.record import Record
+from steadygrad.core.report import Report, diagnose
+from steadygrad.core.steps import Row, record_of_rows
+from steadygrad.detectors import WATCHING
+from steadygrad.guards.refusals import unwrapped as unwrapped_optimizer
+from steadygrad.probe.wrappers import unwrapped
+from steadygrad.replay.owners import Named, modules_in, variables
+from steadygrad.taps.facts import facts_of
+from steadygrad.taps.listener import listening
+from steadygrad.taps.recorder import recording
+from steadygrad.taps.watcher import Trouble, Watcher
+
+REPLAYS = 3  # of a run: chosen by us, later trouble mostly comes of the first
+Say = Callable[[str], None]
+
+
+def watch(
+    model: nn.Module | Sequence[nn.Module] | None = None,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    *,
+    run: str | Path | None = None,
+    overhead: float = 0.01,
+    name: str = "",
+) -> Watch:
+    """Watch a training from here on; the loop stays as it is, and so do its numbers, bit by bit.
+
+    Args:
+        model: The model, or several; without it, what the optimizers train is looked for.
+        optimizer: The optimizer, or several; without it, all that step are watched.
+        run: The directory to write to, which `steadygrad top` tails; None keeps it in memory.
+        overhead: Share of the time that samples of weights and activations may take.
+        name: What reports call the run.
+
+    Raises:
+        TypeError: for what is no model or no optimizer.
+        ValueError: for an overhead that is not between 0 and 1.
+    """
+    models = _all_of("model", model, nn.Module)
+    optimizers = _all_of("optimizer", unwrapped_optimizer(optimizer), Optimizer)
+    if not 0 < overhead <= 1:
+        raise ValueError(f"watch(overhead=) expected a share of the time, 0 to 1, got {overhead}")
+    return Watch(models, optimizers, run=run, overhead=overhead, name=name)
+
+
+class Watch:
+    """A training that is being watched. Also a context manager."""
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        optimizers: Sequence[Optimizer],
+        *,
+        run: str | Path | None,
+        overhead: float,
+        name: str = "",
+        say: Say | None = None,
+        module: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self._models = {f"model{n + 1 if n else ''}": one for n, one in enumerate(models)}
+        self._say, self._module = say or _warned, module or {}
+        self._rows: list[Row] = []
+        self._causes: list[Cause] = []
+        self._replaying = 0.0
+        self._faults: list[str] = []
+        self._begin = time.perf_counter()
+        self._end: float | None = None
+        self.ended = ""
+        self._watcher = Watcher(
+            self._find,
+            self._keep,
+            self._trouble,
+            overhead=overhead,
+            only=optimizers,
+            failed=self._failed,
+        )
+        self._stack = ExitStack()
+        self._stack.enter_context(listening(self._watcher))
+        self._stack.enter_context(recording(self._watcher.recorder))
+
+    # --- What the user asks -------------------------------------------------------------------
+
+    @property
+    def record(self) -> Record:
+        """Everything read so far."""
+        rows = self.rows
+        facts = facts_of(self._watcher, rows)
+        facts["run"]["ended"] = self.ended
+        if self._causes:
+            facts["cause"] = [one.code for cause in self._causes for one in cause.findings]
+        return record_of_rows(self._watcher.catalogue.sites, rows, facts)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The steps so far, the one that is being made among them."""
+        last = self._watcher.peek()
+        return [*self._rows, *([] if last is None else [last])]
+
+    @property
+    def causes(self) -> list[Finding]:
+        """What made numbers NaN or infinite, as replays have found it."""
+        return [one for cause in self._causes for one in cause.findings]
+
+    def report(self) -> Report:
+        """Say what is wrong with the training so far; at any time, also after an exception."""
+        return diagnose(
+            self.record, WATCHING, target=self.name, cost=self._cost(), found=self.causes
+        )
+
+    def close(self) -> None:
+        """Stop watching, and leave torch as it was found."""
+        if self._end is None:
+            self._end = time.perf_counter()
+            self._stack.close()
+            self._watcher.close()
+            self._watcher.active = False
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.ended = f"{kind.__name__}: {error}".strip(": ")
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Watch({self.name or 'a training'}; {self._watcher.step + 1} steps)"
+
+    # --- What the watcher tells ---------------------------------------------------------------
+
+    def _keep(self, row: Row) -> None:
+        self._rows.append(row)
+
+    def _find(self, optimizer: Optimizer) -> Mapping[str, nn.Module]:
+        """The models that hold what an optimizer trains, by the names that they are to have."""
+        if self._models:
+            names = list(self._models) if len(self._models) > 1 else [""]
+            return dict(zip(names, self._models.values(), strict=True))
+        wanted = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        visible = self._visible()
+        found = covering(wanted, modules_in(visible)) or covering(wanted, _all_modules())
+        alone = len(found) == 1 and not self._watcher.models
+        return {"" if alone else name: one for name, one in found}
+
+    def _visible(self) -> Named:
+        frame: FrameType | None = sys._getframe(1)
+        return [*variables(frame, self._module), *self._models.items()]
+
+    def _trouble(self, trouble: Trouble) -> None:
+        """Look for the first cause of a number that is not finite, unless it is an old story."""
+        if len(self._causes) >= REPLAYS or _is_broken(trouble.optimizer):
+            return
+        if trouble.scaled and math.isfinite(trouble.loss):
+            return  # a scaler finds its scale in this way
+        begin = time.perf_counter()
+        self._watcher.muted = True
+        try:
+            cause = self._replayed(trouble)
+        finally:
+            self._watcher.muted = False
+            self._replaying += time.perf_counter() - begin
+        self._causes.append(cause)
+        self._say(_told(trouble, cause))
+
+    def _replayed(self, trouble: Trouble) -> Cause:
+        recorder = self._watcher.recorder
+        if recorder.stopped or recorder.tape.fault is not None:
+            why = recorder.stopped or f"what was noted is lost: {recorder.tape.fault}"
+            return Cause((), why)
+        kept = Kept(recorder.tape, self._watcher.losses.roots)
+        with recorder.asleep():
+            return first_cause(kept, trouble.optimizer, self._visible(), trouble.step)
+
+    def _failed(self, error: Exception) -> None:
+        if os.environ.get("STEADYGRAD_DEBUG"):
+            import traceback
+
+            traceback.print_exception(error)
+        self._faults.append(f"{type(error).__name__}: {error}")
+        self._say(f"the watching ended, by a fault of ours: {type(error).__name__}: {error}")
+
+    def _cost(self) -> dict[str, float]:
+        elapsed = (self._end or time.perf_counter()) - self._begin - self._replaying
+        own = self._watcher.spent + self._watcher.recorder.tape.spent
+        return {"seconds": elapsed, "overhead": own / max(elapsed - own, 1e-9)}
+
+
+def covering(
+    wanted: set[int], sight: Sequence[tuple[str, nn.Module]]
+) -> list[tuple[str, nn.Module]]:
+    """The fewest modules that hold all wanted parameters, by id, the largest share first.
+
+    Of modules that hold as many, one with the fewest others is taken, and of such the outermost.
+    """
+    holders = []
+    for name, one in sight:
+        bare = unwrapped(one)
+        inside = {id(p) for p in bare.parameters()}
+        if inside & wanted:
+            holders.append((name, bare, inside, sum(1 for _ in bare.modules())))
+    found: list[tuple[str, nn.Module]] = []
+    left = set(wanted)
+    while left and holders:
+        name, best, inside, _ = max(holders, key=lambda h: (len(h[2] & left), -len(h[2]), h[3]))
+        if not inside & left:
+            break
+        found.append((name, best))
+        left -= inside
+    return found
+
+
+def _all_modules() -> list[tuple[str, nn.Module]]:
+    """Every module that is alive; it takes some tenths of a second to find them."""
+    found = [one for one in gc.get_objects() if issubclass(type(one), nn.Module)]
+    return [(type(one).__name__, one) for one in found]
+
+
+def _is_broken(optimizer: Optimizer) -> bool:
+    """Whether weights were NaN or infinite before this step."""
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    return any(not bool(p.detach().isfinite().all()) for p in held if p.is_floating_point())
+
+
+def _told(trouble: Trouble, cause: Cause) -> str:
+    what = "loss" if not math.isfinite(trouble.loss) else "gradient"
+    number = trouble.loss if what == "loss" else trouble.norm
+    head = f"step {trouble.step}: the {what} is {number:g}"
+    if not cause.findings:
+        return f"{head}; no cause was found: {cause.why}"
+    first = cause.findings[0]
+    return f"{head}: {first.code} {first.name}: {first.says}"
+
+
+def _warned(sentence: str) -> None:
+    warnings.warn(f"steadygrad: {sentence}", RuntimeWarning, stacklevel=2)
+
+
+def _all_of(what: str, given: object, kind: type) -> tuple[Any, ...]:
+    """What was given, as a tuple; raises TypeError for what is something else."""
+    some = () if given is None else given
+    many = tuple(some) if isinstance(some, (list, tuple)) else (some,)
+    wrong = next((one for one in many if not isinstance(one, kind)), None)
+    if wrong is not None:
+        raise TypeError(
+            f"watch({what}=) expected a torch {kind.__name__} or several, "
+            f"got {type(wrong).__name__}"
+        )
+    return many

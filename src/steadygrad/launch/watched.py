@@ -1,0 +1,56 @@
+"""The command `run`: a script under a watch, and the report when it has ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from steadygrad._watch import Watch
+from steadygrad.core.report import Report
+from steadygrad.launch.training import ended, leave, module, script
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to run, and how."""
+
+    target: str
+    arguments: tuple[str, ...] = ()
+    module: bool = False
+    directory: Path | None = None
+    overhead: float = 0.01
+
+
+def run(options: Options, write: Callable[[Report], None], failed: Callable[[Report], bool]) -> int:
+    """Run a script to its end, hand its report to `write`, and return the exit code.
+
+    Raises SystemExit where the script does, and CannotLook for what is no script.
+    """
+    start = module if options.module else script
+    program, variables = start(options.target, options.arguments)
+    watch = Watch(
+        (),
+        (),
+        run=options.directory,
+        overhead=options.overhead,
+        name=options.target,
+        say=_say,
+        module=variables,
+    )
+    ending = ended(program)
+    watch.ended = ending.words
+    watch.close()
+    first = os.environ.get("RANK", "0") == "0"
+    report = watch.report() if first else None
+    if report is not None:
+        sys.stdout.flush()
+        write(report)
+    code = leave(ending)
+    return 1 if code == 0 and report is not None and failed(report) else code
+
+
+def _say(sentence: str) -> None:
+    print(f"steadygrad: {sentence}", file=sys.stderr, flush=True)  # noqa: T201 - a command's own voice

@@ -1,0 +1,86 @@
+"""One optimizer's parameters: how they are read, and where they stand among the sites."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from steadygrad.core.record import Site
+from steadygrad.guards.attachment import Attachment
+from steadygrad.guards.names import names_of
+from steadygrad.guards.norms import Reader
+from steadygrad.guards.readers import reader_of
+from steadygrad.taps.catalogue import Catalogue, Names, Places
+from steadygrad.taps.stale import Staleness
+
+
+@dataclass(slots=True)
+class Held:
+    """An optimizer as it is now; another one is made when its groups change.
+
+    `seen` [parameters] says which have had a gradient in some step, `nonzero` which one that was
+    not zero.
+    """
+
+    optimizer: weakref.ref[Optimizer]
+    reader: Reader
+    place: int  # of the optimizer's own site
+    places: Places  # of its parameters' sites
+    key: object
+    stale: Staleness
+    on_host: bool
+    seen: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    nonzero: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    steps: int = 0
+    sites: Sequence[Site] = field(default_factory=tuple)
+
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """All parameters, group by group."""
+        return self.reader.parameters
+
+    def gradients(self) -> list[Tensor | None]:
+        """The gradient of each parameter, as it is."""
+        return [one.grad for one in self.reader.parameters]
+
+
+def key_of(optimizer: Optimizer) -> object:
+    """What changes when an optimizer gets other parameters."""
+    return [(id(group["params"]), len(group["params"])) for group in optimizer.param_groups]
+
+
+def held(
+    optimizer: Optimizer, place: int, catalogue: Catalogue, names: Names, model: nn.Module | None
+) -> Held:
+    """Look at an optimizer's groups."""
+    reader = reader_of(optimizer, model)
+    given = names_of(optimizer, None)
+    sites = [
+        names.site_of(one, name if place == 0 else f"optimizer {place + 1}.{name}")
+        for one, name in zip(reader.parameters, given, strict=True)
+    ]
+    count = len(reader.parameters)
+    return Held(
+        weakref.ref(optimizer),
+        reader,
+        place,
+        catalogue.places(sites),
+        key_of(optimizer),
+        Staleness(reader.parameters),
+        all(one.device.type == "cpu" for one in reader.parameters),
+        np.zeros(count, dtype=bool),
+        np.zeros(count, dtype=bool),
+        sites=sites,
+    )
+
+
+def guard_of(optimizer: Optimizer) -> Attachment | None:
+    """The guard at an optimizer, if there is one."""
+    hooks = vars(optimizer).get("_optimizer_step_pre_hooks", {})
+    owners = (getattr(hook, "__self__", None) for hook in hooks.values())
+    return next((one for one in owners if isinstance(one, Attachment)), None)

@@ -1,0 +1,187 @@
+"""Notes how the loss of a step was computed, outside of all modules; inside of them it sleeps.
+
+`Module.__call__` is replaced on the class, so that nothing is stored on any module. The tape, a
+TorchFunctionMode, is taken off the stack while an outermost module runs, in backward passes, and in
+optimizer steps: ops there cost nothing. In sampled steps an outermost call is shown to `tap`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
+from torch.utils._device import DeviceContext
+
+from steadygrad.probe.tree import Tree
+from steadygrad.replay.tape import Tape
+from steadygrad.taps.patch import Around, Patch
+
+
+class Tap(Protocol):
+    """Who is shown module calls in sampled steps."""
+
+    def running(self) -> AbstractContextManager[object]:
+        """Surround an outermost call."""
+
+    def seen(self, module: nn.Module, output: Tree) -> None:
+        """Look at what a module has put out."""
+
+
+class Recorder:
+    """A tape beside a training. `tap` is set in sampled steps."""
+
+    def __init__(self) -> None:
+        self.tape = Tape(thorough=False)
+        self.tap: Tap | None = None
+        self.active = False
+        self.stopped = ""  # why nothing is noted any more
+        self._inside = 0
+        self._paused = False
+        self._home = (os.getpid(), threading.get_ident())
+
+    def stop(self, why: str) -> None:
+        """Note nothing from now on, and let go of what was noted."""
+        self.stopped = self.stopped or why
+        self.tape = Tape(thorough=False)
+        self.sleep()
+
+    def sleep(self) -> None:
+        """Take the tape off the stack of modes."""
+        _rearrange(None)
+
+    def wake(self) -> None:
+        """Put the tape back."""
+        if not self.stopped and not self._inside:
+            _rearrange(self.tape)
+
+    def pause(self) -> None:
+        """Note nothing until `resume` is called."""
+        if not self._paused:
+            self._paused = True
+            self._inside += 1
+            self.sleep()
+
+    def resume(self) -> None:
+        """Note again what happens."""
+        if self._paused:
+            self._paused = False
+            self._inside -= 1
+            self.wake()
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Note nothing inside the block: a backward pass, what we ourselves compute."""
+        self._inside += 1
+        self.sleep()
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            self.wake()
+
+    def call(
+        self, original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Run a module's `__call__`."""
+        if self._inside:
+            out = original(module, *args, **kwargs)
+            if self.tap is not None:
+                self.tap.seen(module, out)
+            return out
+        if self._home != (os.getpid(), threading.get_ident()):
+            return original(module, *args, **kwargs)
+        with self.asleep():
+            if self.stopped or not torch.is_grad_enabled():
+                return original(module, *args, **kwargs)
+            return self.tape.note(self._outermost(original, module), module, args, kwargs)
+
+    def function(self, run: Callable[..., Any], args: Tree, kwargs: dict[str, Any]) -> Any:
+        """Run a custom autograd function."""
+        if self._inside or self.stopped or not self.tape.listens():
+            return run(*args, **kwargs)
+        with self.asleep():
+            return self.tape.note(run, None, args, kwargs)
+
+    def _outermost(self, original: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:  # whatever the module returns
+            tap = self.tap
+            with nullcontext() if tap is None else tap.running():
+                out = original(module, *args, **kwargs)
+                if tap is not None:
+                    tap.seen(module, out)
+                return out
+
+        return run
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Note module calls, custom autograd functions, and torch functions in the block."""
+    original, apply = nn.Module.__call__, vars(torch.autograd.Function)["apply"]
+
+    def heard(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # whatever it returns
+        if not recorder.active:
+            return original(module, *args, **kwargs)
+        return recorder.call(original, module, *args, **kwargs)
+
+    def applied(cls: type, *args: Any, **kwargs: Any) -> Any:  # whatever it returns
+        run = apply.__get__(None, cls)
+        return recorder.function(run, args, kwargs) if recorder.active else run(*args, **kwargs)
+
+    heard.__wrapped__ = original  # type: ignore[attr-defined] # as functools.wraps, for signatures
+    replaced: Any = classmethod(applied)
+    nn.Module.__call__ = heard  # type: ignore[method-assign] # put back below
+    torch.autograd.Function.apply = replaced  # type: ignore[assignment,method-assign] # as above
+    recorder.active = True
+    recorder.wake()
+    patches = [Patch(owner, "zero_grad", _unheard(recorder)) for owner in (Optimizer, nn.Module)]
+    try:
+        yield
+    finally:
+        for patch in patches:
+            patch.remove()
+        recorder.active = False
+        recorder.sleep()
+        _put_back(nn.Module, "__call__", heard, original)
+        _put_back(torch.autograd.Function, "apply", replaced, apply)
+
+
+def _unheard(recorder: Recorder) -> Around:
+    """Put the tape to sleep in a function that asks much of every parameter."""
+
+    def around(run: Callable[..., Any]) -> Callable[..., Any]:
+        def unheard(*args: Any, **kwargs: Any) -> Any:  # whatever it returns
+            with recorder.asleep():
+                return run(*args, **kwargs)
+
+        return unheard
+
+    return around
+
+
+def _put_back(owner: type, name: str, ours: object, original: object) -> None:
+    """Undo a replacement, unless somebody has put their own on top: then ours passes on."""
+    if vars(owner)[name] is ours:
+        setattr(owner, name, original)
+
+
+def _rearrange(tape: Tape | None) -> None:
+    """Take every tape of ours off the stack, and put one on.
+
+    It stands at the bottom, where no block of the user's ends, but above a default device, which
+    torch wants to find there.
+    """
+    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())][::-1]
+    kept: list[TorchFunctionMode] = [one for one in modes if not isinstance(one, Tape)]
+    if tape is not None:
+        place = 1 if kept and isinstance(kept[0], DeviceContext) else 0
+        kept.insert(place, tape)
+    for one in kept:
+        _push_mode(one)

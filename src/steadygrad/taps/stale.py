@@ -1,0 +1,59 @@
+"""Whether the gradients of one step are still there when the next backward pass begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+ASKED = 3  # parameters that are looked at: chosen by us, zero_grad clears all or none
+Mark = tuple[int, int, int]  # place of a parameter, id and version of its gradient
+
+
+@dataclass(slots=True)
+class Staleness:
+    """Of one optimizer: exact, as a gradient that nobody has touched is the very same tensor.
+
+    Gradients are stale when a backward pass adds to those of a step that has been made. A pass that
+    finds them there is under suspicion; it is cleared when somebody zeroes them before the step
+    (another network's backward pass came between).
+    """
+
+    parameters: Sequence[Tensor]
+    steps: int = 0
+    stale: int = 0
+    _left: list[Mark] = field(default_factory=list)
+    _suspected: bool = False
+    _first: bool = False
+
+    def stepped(self) -> None:
+        """A step was made: note what it leaves behind."""
+        self.steps += 1
+        self.stale += self._suspected
+        self._suspected, self._first = False, True
+        self._left = self._marks()
+
+    def backward_begins(self) -> None:
+        """Ask whether what the last step left is still there, untouched."""
+        now = self._marks()
+        if self._first:
+            self._suspected = bool(self._left) and now == self._left
+            self._first = False
+        elif self._suspected and now != self._left:
+            self._suspected = False
+
+    def backward_ended(self) -> None:
+        """Take the gradients as they are now for untouched."""
+        if self._suspected:
+            self._left = self._marks()
+
+    def _marks(self) -> list[Mark]:
+        marks: list[Mark] = []
+        for place, one in enumerate(self.parameters):
+            grad = one.grad
+            if grad is not None:
+                marks.append((place, id(grad), grad._version))
+                if len(marks) == ASKED:
+                    break
+        return marks

@@ -1,0 +1,493 @@
+"""Watches a training: at every optimizer step it takes down what was read since the last.
+
+A Watcher is a Listener: what it hears it turns into Readings. It raises nothing into the user's
+loop: a fault of ours is told once, and the watching ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from steadygrad.core.record import Role, Site
+from steadygrad.core.steps import Row
+from steadygrad.guards.nesting import is_nested
+from steadygrad.guards.norms import Reader
+from steadygrad.guards.number import Truth
+from steadygrad.probe.trace import users_line
+from steadygrad.taps.catalogue import Catalogue, Names, names_in
+from steadygrad.taps.clips import Clips
+from steadygrad.taps.held import Held, guard_of, held, key_of
+from steadygrad.taps.listener import Arguments
+from steadygrad.taps.losses import Losses
+from steadygrad.taps.number import Number, number_of
+from steadygrad.taps.outputs import Outputs
+from steadygrad.taps.recorder import Recorder
+from steadygrad.taps.rounds import Reading, Rounds
+from steadygrad.taps.schedule import Schedule
+from steadygrad.taps.weights import Sample, sample
+
+MANY_EVALUATIONS = ("LBFGS",)
+P = ParamSpec("P")
+R = TypeVar("R")
+Find = Callable[[Optimizer], Mapping[str, nn.Module]]
+"""Names the models that hold an optimizer's parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A step whose loss or gradient is not finite, before anything has come of it.
+
+    `names` are the parameters whose gradient is broken. `held` says that the parameters are still
+    those that the gradients were computed with.
+    """
+
+    step: int
+    optimizer: Optimizer
+    loss: float
+    norm: float
+    names: tuple[str, ...]
+    held: bool = True
+    scaled: bool = False
+
+
+@dataclass(slots=True)
+class Pending:
+    """A step that has begun: what was read of it so far."""
+
+    held: Held
+    step: int
+    present: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    norms: Tensor | None = None
+    total: Number = math.nan
+    after: Number = math.nan
+    max_norm: Number = math.inf
+    skipped: Truth = False
+    scale: Number = 1.0
+    sample: Sample | None = None
+    clipped: bool = False
+
+
+def careful(
+    method: Callable[Concatenate[Watcher, P], R],
+) -> Callable[Concatenate[Watcher, P], Any]:  # R or None
+    """Do our part of the user's loop: on the clock, only at home, and without ever raising."""
+
+    @functools.wraps(method)
+    def carefully(self: Watcher, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        if not self.active or self.muted or self.home != (os.getpid(), threading.get_ident()):
+            return None
+        begin = time.perf_counter()
+        try:
+            with self.recorder.asleep():
+                return method(self, *args, **kwargs)
+        except Exception as error:  # a fault of ours must not stop the user's training
+            self.fail(error)
+            return None
+        finally:
+            self.spent += time.perf_counter() - begin
+
+    return carefully
+
+
+class Watcher:
+    """What is known of a training while it runs. Readings go to `keep`, trouble to `trouble`."""
+
+    def __init__(
+        self,
+        find: Find,
+        keep: Callable[[Row], None],
+        trouble: Callable[[Trouble], None],
+        *,
+        overhead: float,
+        only: Sequence[Optimizer] = (),
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self.recorder = Recorder()
+        self.catalogue = Catalogue()
+        self.losses, self.clips = Losses(), Clips()
+        self.schedule = Schedule(overhead)
+        self.held: dict[int, Held] = {}
+        self.models: dict[str, nn.Module] = {}
+        self.spent = 0.0  # seconds that were ours
+        self.skips: list[int] = []  # steps that a scaler skipped
+        self.blind: dict[str, str] = {}
+        self.active, self.muted = True, False
+        self.home = (os.getpid(), threading.get_ident())
+        self.step = -1
+        self.compiled = False
+        self.scaler: dict[str, float] | None = None
+        self._find, self._trouble, self._only, self._failed = find, trouble, only, failed
+        self._names = Names({}, {}, {}, {})
+        self._outputs: Outputs | None = None
+        self._rounds = Rounds(keep, self._count)
+        self._stepped: set[int] = set()  # places of the optimizers that have, in this round
+        self._since: set[int] = set()  # ids of those that have since the last backward pass
+        self._pending: dict[int, Pending] = {}
+        self._awaited: tuple[torch.amp.GradScaler, Optimizer] | None = None
+        self._begin = self._last = time.perf_counter()
+        self._own = 0.0  # seconds of the tap and the samples, of this step
+
+    # --- What is heard ---------------------------------------------------------------------------
+
+    @careful
+    def backward_begins(self, roots: Sequence[Tensor], weights: Sequence[Tensor | None]) -> None:
+        """Add up the loss, and ask for stale gradients."""
+        self.clips.forget()
+        self.losses.add(roots, weights)
+        self._since = set()
+        for one in self.held.values():
+            one.stale.backward_begins()
+        self.recorder.pause()
+
+    def backward_ended(self) -> None:
+        """Let the tape run again."""
+        self.recorder.resume()
+        self._note_gradients()
+
+    @careful
+    def _note_gradients(self) -> None:
+        for one in self.held.values():
+            one.stale.backward_ended()
+
+    @careful
+    def gradients_measured(self, gradients: Sequence[Tensor]) -> Tensor | None:
+        """Take the norms of single gradients from the clipping, which is about to need them."""
+        with torch.no_grad():
+            return self.clips.measure(gradients, scaled=self.losses.scaled)
+
+    @careful
+    def gradients_clipped(self, max_norm: float) -> None:
+        """Note the threshold, and whether the clipping comes at the right time."""
+        self.clips.clip(max_norm)
+        if not math.isinf(max_norm):
+            self.clips.order.calls += 1
+            self.clips.order.after_step += self._comes_late()
+            self.clips.order.before_unscale += self.losses.scaled
+            self.clips.order.line = (
+                self.clips.order.line if self.clips.order.line[1] else users_line()
+            )
+
+    def _comes_late(self) -> bool:
+        """Whether all optimizers whose gradients are being clipped have stepped already."""
+        if not self._since:
+            return False
+        clipped = self.clips.measured[-1].gradients if self.clips.measured else []
+        mine = {id(one) for one in clipped}
+        touched = [p for p, one in self.held.items() if mine & {id(g) for g in one.gradients()}]
+        return all(place in self._since for place in touched)
+
+    @careful
+    def loss_scaled(self, loss: Tensor, scaled: Tensor) -> None:
+        """Remember what a loss was before it was scaled."""
+        self.losses.note_scaling(loss, scaled)
+
+    @careful
+    def gradients_unscaled(self) -> None:
+        """Gradients are the loss's own from now on."""
+        self.losses.scaled = False
+
+    @careful
+    def scaler_steps(self, scaler: torch.amp.GradScaler, optimizer: Optimizer) -> None:
+        """Wait for the step that a scaler may skip."""
+        self._awaited = (scaler, optimizer)
+        if self.scaler is None:
+            interval = float(scaler.get_growth_interval())
+            self.scaler = {"growth_interval": interval, "init_scale": float(scaler._init_scale)}
+
+    @careful
+    def scaler_stepped(self, optimizer: Optimizer) -> None:
+        """Take down a step that the scaler has skipped."""
+        if self._awaited is not None and self._is_mine(optimizer):
+            self._look(optimizer, skipped=True)
+            self._finish(optimizer)
+        self._awaited = None
+
+    @careful
+    def step_begins(self, optimizer: Optimizer, arguments: Arguments) -> Arguments | None:
+        """Read the gradients, once the closure has computed them where there is one."""
+        if is_nested(optimizer) or not self._is_mine(optimizer):
+            return None
+        args, kwargs = arguments
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._look(optimizer)
+            self.recorder.pause()
+            return None
+        if type(optimizer).__name__ in MANY_EVALUATIONS:
+            self.blind["grad"] = f"{type(optimizer).__name__} computes several gradients in a step"
+            self._look(optimizer, read=False)
+            return None
+
+        def looked() -> Any:  # whatever the user's closure returns
+            loss = closure()
+            self._look_late(optimizer)
+            return loss
+
+        if len(args) > 1:
+            return (args[0], looked, *args[2:]), kwargs
+        return args, {**kwargs, "closure": looked}
+
+    @careful
+    def _look_late(self, optimizer: Optimizer) -> None:
+        self._look(optimizer)
+        self.recorder.pause()
+
+    def step_ended(self, optimizer: Optimizer) -> None:
+        """Take down what the step has done."""
+        if self.active and not is_nested(optimizer):
+            self.recorder.resume()
+            self._ended(optimizer)
+
+    @careful
+    def _ended(self, optimizer: Optimizer) -> None:
+        self._finish(optimizer)
+
+    # --- A step ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _look(self, optimizer: Optimizer, *, skipped: bool = False, read: bool = True) -> None:
+        one = self._held(optimizer)
+        self._open_round(one)
+        gradients = one.gradients()
+        present = np.array([gradient is not None for gradient in gradients], dtype=bool)
+        now = Pending(one, self.step, present, skipped=skipped)
+        self._pending[one.place] = now
+        scaler = self._awaited[0] if self._awaited is not None else None
+        self._awaited = None
+        if scaler is not None:
+            now.scale = _scale_of(scaler)
+        if self.schedule.due(self.step) and not skipped:
+            begin = time.perf_counter()
+            now.sample = sample(one.parameters)
+            self._own += time.perf_counter() - begin
+        if not read or guard_of(optimizer) is not None:
+            return
+        self._read_norms(now, gradients, _left_scale(optimizer))
+        if (found := vars(optimizer).get("found_inf")) is not None:
+            now.skipped = bool(found) if one.on_host else found.reshape(()) > 0
+        if one.on_host:
+            self._ask(now, optimizer)
+
+    def _read_norms(self, now: Pending, gradients: Sequence[Tensor | None], given: Number) -> None:
+        """Norms of the gradients, from the clipping where there was one."""
+        measured = None if now.held.reader.groups else self.clips.of(gradients)
+        if measured is None:
+            now.norms = _divided(_norms(now.held.reader), given)
+            now.total = now.after = number_of(torch.linalg.vector_norm(now.norms))
+            return
+        now.clipped = True
+        norms = torch.zeros(len(gradients), dtype=torch.float64, device=measured.norms.device)
+        norms[torch.from_numpy(now.present)] = measured.norms.double()
+        scale = now.scale if measured.scaled else 1.0
+        now.norms = _divided(norms, scale)
+        now.total, now.max_norm = measured.total / scale, measured.max_norm / scale
+        now.after = now.total * measured.factor
+
+    def _ask(self, now: Pending, optimizer: Optimizer) -> None:
+        """Tell of a loss or a gradient that is not finite, while it can still be looked into."""
+        loss, total = float(self.losses.total), float(now.total)
+        if (math.isfinite(loss) and math.isfinite(total)) or now.norms is None:
+            return
+        broken = ~np.isfinite(now.norms.numpy()) & now.present
+        names = tuple(s.name for s, bad in zip(now.held.sites, broken, strict=True) if bad)
+        scaled = not isinstance(now.scale, float) or now.scale != 1.0
+        trouble = Trouble(self.step, optimizer, loss, total, names, scaled=scaled)
+        begin = time.perf_counter()
+        self._trouble(trouble)
+        self.spent -= time.perf_counter() - begin  # counted where it belongs
+
+    def _finish(self, optimizer: Optimizer) -> None:
+        """Send the readings of a step to their row, and prepare for the next."""
+        one = self.held.get(id(optimizer))
+        now = self._pending.pop(one.place, None) if one is not None else None
+        if one is None or now is None:
+            return
+        with torch.no_grad():
+            self._ask_guard(now, optimizer)
+            readings = [*self._of_step(now, optimizer), *self._of_weights(now), *self._of_outputs()]
+        self._rounds.add(now.step, time.perf_counter() - self._begin, readings)
+        self._note_presence(now)
+        one.steps += 1
+        one.stale.stepped()
+        self.losses.used()
+        self.clips.forget()
+        self._since.add(id(optimizer))
+        self._arm()
+
+    def _ask_guard(self, now: Pending, optimizer: Optimizer) -> None:
+        """Take over what a guard has read and done."""
+        guard = guard_of(optimizer)
+        if guard is None or guard.latest is None:
+            return
+        judged = guard.latest
+        now.norms, now.total, now.after = judged.seen.norms, judged.seen.total, judged.now.total
+        now.max_norm, now.skipped = judged.threshold, guard.skipped
+        if now.held.on_host and bool(now.skipped):
+            self._ask(now, optimizer)
+
+    def _of_step(self, now: Pending, optimizer: Optimizer) -> list[Reading]:
+        place = np.array([now.held.place])
+        lr = max(float(group.get("lr", math.nan)) for group in optimizer.param_groups)
+        skipped: Number = (
+            number_of(now.skipped.double())
+            if isinstance(now.skipped, Tensor)
+            else float(now.skipped)
+        )
+        read: dict[str, Number] = {"lr": lr, "scale": now.scale, "skipped": skipped}
+        if self.losses.backwards:
+            read |= {"loss": self.losses.total, "backwards": float(self.losses.backwards)}
+        if now.norms is not None:
+            read |= {"norm": now.total, "norm_after": now.after}
+        if isinstance(now.max_norm, Tensor) or not math.isinf(now.max_norm):
+            read["max_norm"] = now.max_norm
+        return [Reading(metric, place, [number]) for metric, number in read.items()]
+
+    def _of_weights(self, now: Pending) -> list[Reading]:
+        readings = []
+        if now.norms is not None:
+            mine = torch.from_numpy(now.present).to(now.norms.device)
+            readings.append(Reading("grad", now.held.places[now.present], now.norms[mine]))
+        if now.sample is not None:
+            begin = time.perf_counter()
+            moves = now.sample.moves()
+            readings += [Reading(m, now.held.places, numbers) for m, numbers in moves.items()]
+            self._own += time.perf_counter() - begin
+        return readings
+
+    def _of_outputs(self) -> list[Reading]:
+        if self._outputs is None:
+            return []
+        found = self._outputs.take()
+        return [
+            Reading(
+                metric,
+                np.array([place for place, _ in pairs], dtype=np.int64),
+                torch.stack([value.detach().double().reshape(()) for _, value in pairs]),
+            )
+            for metric, pairs in found.items()
+        ]
+
+    def _note_presence(self, now: Pending) -> None:
+        now.held.seen |= now.present
+        if now.norms is not None and now.held.on_host:
+            now.held.nonzero |= now.present & (now.norms.numpy() != 0)
+
+    # --- Rounds and samples ----------------------------------------------------------------------
+
+    def _open_round(self, one: Held) -> None:
+        if self.step >= 0 and one.place not in self._stepped:
+            self._stepped.add(one.place)
+            return
+        now = time.perf_counter()
+        if self.step >= 0:
+            own = self._own + (self._outputs.spent if self._outputs is not None else 0.0)
+            self.schedule.passed(self.step, now - self._last, own)
+            if self._outputs is not None:
+                self.spent += self._outputs.spent
+                self._outputs.spent = 0.0
+        self._last, self._own = now, 0.0
+        self.step += 1
+        self._stepped = {one.place}
+
+    def _arm(self) -> None:
+        """Let the tap look at the outputs of the step to come, or not."""
+        due = self.schedule.due(self.step + 1) and self._outputs is not None
+        if self._outputs is not None and self._outputs.fault is not None:
+            self.blind["rms"] = f"the outputs could not be read: {self._outputs.fault}"
+            due = False
+        self.recorder.tap = self._outputs if due else None
+
+    # --- What is watched -------------------------------------------------------------------------
+
+    def _is_mine(self, optimizer: Optimizer) -> bool:
+        return not self._only or any(optimizer is one for one in self._only)
+
+    def _held(self, optimizer: Optimizer) -> Held:
+        known = self.held.get(id(optimizer))
+        if known is not None and known.optimizer() is optimizer and known.key == key_of(optimizer):
+            return known
+        place = known.place if known is not None else self._new_place(optimizer)
+        self._learn(optimizer)
+        model = next(iter(self.models.values()), None) if len(self.models) == 1 else None
+        found = held(optimizer, place, self.catalogue, self._names, model)
+        if known is not None:
+            found.steps = known.steps
+        self.held[id(optimizer)] = found
+        return found
+
+    def _new_place(self, optimizer: Optimizer) -> int:
+        number = len(self.held)
+        name = "optimizer" if not number else f"optimizer {number + 1}"
+        return self.catalogue.place(Site(name, "step", -1, type(optimizer).__name__))
+
+    def _learn(self, optimizer: Optimizer) -> None:
+        """Find the names of what an optimizer trains."""
+        wanted = {id(one) for group in optimizer.param_groups for one in group["params"]}
+        if wanted <= self._names.parameters.keys():
+            return
+        for name, model in self._find(optimizer).items():
+            if not any(model is one for one in self.models.values()):
+                self.models[self._free(name)] = model
+        self._names = names_in(self.models)
+        self._outputs = Outputs(self.catalogue, self._names)
+
+    def _free(self, name: str) -> str:
+        number, free = 1, name
+        while free in self.models:
+            number += 1
+            free = f"{name}{number}"
+        return free
+
+    def _count(self, role: Role) -> int:
+        return self.catalogue.count(role)
+
+    # --- The end ---------------------------------------------------------------------------------
+
+    def fail(self, error: Exception) -> None:
+        """Step aside for the rest of the run."""
+        self.active = False
+        self.recorder.stop("the watching ended")
+        self._failed(error)
+
+    def peek(self) -> Row | None:
+        """The row that may still get readings, as it is now."""
+        return self._rounds.peek()
+
+    def close(self) -> None:
+        """Take in what is still on its way."""
+        self._rounds.close()
+
+
+def _norms(reader: Reader) -> Tensor:
+    """Norms over all ranks; finite gradients whose squares overflow are read once more."""
+    norms = reader.norms(settle=False)
+    if norms.device.type == "cpu" and not bool(torch.isfinite(norms).all()):
+        return reader.norms(double=True, settle=False)
+    return norms
+
+
+def _left_scale(optimizer: Optimizer) -> Number:
+    """What a scaler leaves for a fused optimizer to divide the gradients by."""
+    scale = vars(optimizer).get("grad_scale")
+    return number_of(scale) if isinstance(scale, Tensor) else 1.0
+
+
+def _scale_of(scaler: torch.amp.GradScaler) -> Number:
+    scale = getattr(scaler, "_scale", None)  # the public get_scale() waits for the device
+    return number_of(scale) if isinstance(scale, Tensor) else float(scaler.get_scale())
+
+
+def _divided(norms: Tensor, scale: Number) -> Tensor:
+    return norms if isinstance(scale, float) and scale == 1.0 else norms / scale
