@@ -20,6 +20,7 @@ __all__ = [
     "Report",
     "Site",
     "TrainingStopped",
+    "Watch",
     "__version__",
     "check",
     "clip_adagc",
@@ -35,6 +36,7 @@ __all__ = [
     "skip_nonfinite",
     "skip_outlier",
     "stop_after",
+    "watch",
 ]
 
 _HOMES = {
@@ -48,6 +50,7 @@ _HOMES = {
     "Report": "steadygrad.core.report",
     "Site": "steadygrad.core.record",
     "TrainingStopped": "steadygrad.guards.policies.stop",
+    "Watch": "steadygrad._watch",
     "check": "steadygrad._check",
     "clip_adagc": "steadygrad.guards.policies.adagc",
     "clip_agc": "steadygrad.guards.policies.agc",
@@ -62,11 +65,13 @@ _HOMES = {
     "skip_nonfinite": "steadygrad.guards.policies.nonfinite",
     "skip_outlier": "steadygrad.guards.policies.outlier",
     "stop_after": "steadygrad.guards.policies.stop",
+    "watch": "steadygrad._watch",
 }
 
 if TYPE_CHECKING:
     from steadygrad._check import check
     from steadygrad._guard import Handle, guard
+    from steadygrad._watch import Watch, watch
     from steadygrad.core.finding import Finding
     from steadygrad.core.record import Record, Site
     from steadygrad.core.report import Report

@@ -33,7 +33,7 @@ IN_PLACE = frozenset(
     f"__{name}__"
     for name in ("setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imod")
 )
-PLAIN_ATTRIBUTES = frozenset(
+UNNOTED = frozenset([torch.Tensor.backward, torch._C._set_grad_enabled]) | frozenset(
     getattr(vars(torch._C.TensorBase)[name], access)
     for name in (
         "grad",
@@ -48,7 +48,7 @@ PLAIN_ATTRIBUTES = frozenset(
     for access in ("__get__", "__set__")
     if name in vars(torch._C.TensorBase)
 )
-"""What loops ask of every parameter in every step: no ops, and passed on at once."""
+"""What loops ask of every parameter in every step: no ops of the loss, and passed on at once."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -148,7 +148,7 @@ class Tape(TorchFunctionMode):
         """Run a torch function; note it when it stands outside of all modules."""
         if self.refuse is not None:
             self.refuse()
-        if self._inside or (not self.thorough and func in PLAIN_ATTRIBUTES):
+        if self._inside or (not self.thorough and func in UNNOTED):
             return func(*args, **(kwargs or {}))
         if not torch.is_grad_enabled() or self.fault is not None or _reads(func, args):
             out = func(*args, **(kwargs or {}))

@@ -36,6 +36,7 @@ class Held:
     on_host: bool
     seen: np.ndarray[tuple[int], np.dtype[np.bool_]]
     nonzero: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    all: np.ndarray[tuple[int], np.dtype[np.bool_]]
     steps: int = 0
     sites: Sequence[Site] = field(default_factory=tuple)
 
@@ -75,6 +76,7 @@ def held(
         all(one.device.type == "cpu" for one in reader.parameters),
         np.zeros(count, dtype=bool),
         np.zeros(count, dtype=bool),
+        np.ones(count, dtype=bool),
         sites=sites,
     )
 

@@ -43,7 +43,8 @@ class Recorder:
         self.active = False
         self.stopped = ""  # why nothing is noted any more
         self._inside = 0
-        self._paused = False
+        self._awake = self._paused = self._dozes = False
+        self._called = False  # whether a module was noted since the last backward pass
         self._home = (os.getpid(), threading.get_ident())
 
     def stop(self, why: str) -> None:
@@ -54,25 +55,39 @@ class Recorder:
 
     def sleep(self) -> None:
         """Take the tape off the stack of modes."""
-        _rearrange(None)
+        if self._awake:
+            self._awake = False
+            _rearrange(None)
 
     def wake(self) -> None:
-        """Put the tape back."""
-        if not self.stopped and not self._inside:
+        """Put the tape back, unless something says that it is to sleep."""
+        if not (self._awake or self.stopped or self._inside or self._dozes):
+            self._awake = True
             _rearrange(self.tape)
+
+    def nap(self) -> bool:
+        """Take the tape off for what we ourselves compute; whether it was on."""
+        was = self._awake
+        self.sleep()
+        return was
 
     def pause(self) -> None:
         """Note nothing until `resume` is called."""
         if not self._paused:
             self._paused = True
+            self._dozes = False
             self._inside += 1
             self.sleep()
 
     def resume(self) -> None:
-        """Note again what happens."""
+        """Note again what happens; in a loop that calls modules, from the next call of one on.
+
+        What stands between, clipping and the like, asks much of every parameter.
+        """
         if self._paused:
             self._paused = False
             self._inside -= 1
+            self._dozes = self._called
             self.wake()
 
     @contextmanager
@@ -97,9 +112,12 @@ class Recorder:
             return out
         if self._home != (os.getpid(), threading.get_ident()):
             return original(module, *args, **kwargs)
+        grows = torch.is_grad_enabled() and not self.stopped
+        self._dozes = self._dozes and not grows
         with self.asleep():
-            if self.stopped or not torch.is_grad_enabled():
+            if not grows:
                 return original(module, *args, **kwargs)
+            self._called = True
             return self.tape.note(self._outermost(original, module), module, args, kwargs)
 
     def function(self, run: Callable[..., Any], args: Tree, kwargs: dict[str, Any]) -> Any:

@@ -1,11 +1,14 @@
 """Puts the readings of optimizers that step in turn together into rows.
 
-A round is a step of each optimizer at most; it ends when one of them steps again. Where numbers lie
-on a device they are sent on their way, and come to their row when they have arrived.
+A round is a step of each optimizer at most; it ends when one of them steps again. On the host,
+readings wait until there are some dozens, since many at once are cheaper than each alone beside a
+training that has just driven everything out of the caches. On a device they are sent on their way,
+and come to their row when they have arrived.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,15 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steadygrad.core.record import Role
-from steadygrad.core.steps import METRICS, Array, Row
+from steadygrad.core.steps import METRICS, OF_STEP, Array, Row
 from steadygrad.guards.mailbox import Mailbox
 from steadygrad.taps.catalogue import Places
 from steadygrad.taps.number import Number
 
 LARGEST = float(np.finfo(np.float32).max)
 SHARES = ("moved", "dead", "saturated")
+MANY = 32  # steps that wait on the host: chosen by us
 Wide = NDArray[np.float64]
-Numbers = Tensor | Sequence[Number]  # a tensor has one axis
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,21 @@ class Reading:
 
     metric: str
     places: Places
-    numbers: Numbers
+    numbers: Tensor  # one axis
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What was read of one optimizer's step.
+
+    `scalars` are in the order of OF_STEP, None for one that was not read.
+    """
+
+    number: int
+    seconds: float
+    place: int
+    scalars: Sequence[Number | None]
+    readings: Sequence[Reading]
 
 
 @dataclass(slots=True)
@@ -45,84 +62,99 @@ class _Open:
     read: list[tuple[str, Places, Array]] = field(default_factory=list)
 
 
-Parcel = tuple[float, list[tuple[str, Places]]]  # seconds, and what the numbers are
-
-
 class Rounds:
     """Rows in the making. `keep` gets each when it is complete, in order."""
 
     def __init__(self, keep: Callable[[Row], None], count: Callable[[Role], int]) -> None:
         self._keep, self._count = keep, count
         self._open: _Open | None = None
+        self._waiting: list[Step] = []
         self._mailbox = Mailbox()
-        self._parcels: deque[Parcel] = deque()
+        self._posted: deque[Step] = deque()
 
-    def add(self, step: int, seconds: float, readings: Sequence[Reading]) -> None:
-        """Add readings of a step."""
-        device = _device_of(readings)
-        if device is None and not self._parcels:
-            found = [
-                (r.metric, r.places, recorded(r.metric, _on_host(r.numbers))) for r in readings
-            ]
-            self._arrived(step, seconds, found)
+    def add(self, one: Step) -> None:
+        """Add what was read of a step."""
+        device = _device_of(one)
+        if device is None and not self._posted:
+            self._waiting.append(one)
+            if len(self._waiting) >= MANY:
+                self.settle()
             return
-        home = device or torch.device("cpu")
-        self._mailbox.post(step, torch.cat([_on(home, one.numbers) for one in readings]))
-        self._parcels.append((seconds, [(one.metric, one.places) for one in readings]))
-        self.deliver()
+        self.settle()
+        scalars = _stacked([s for s in one.scalars if s is not None], device)
+        parts = [r.numbers.to(scalars.device, torch.float64) for r in one.readings]
+        self._mailbox.post(one.number, torch.cat([scalars, *parts]))
+        self._posted.append(one)
+        self._deliver()
 
-    def deliver(self, *, wait: bool = False) -> None:
-        """Take in what has come from a device; all of it when one may wait."""
-        for step, numbers in self._mailbox.arrived(wait=wait):
-            seconds, parts = self._parcels.popleft()
-            ends = np.cumsum([len(places) for _, places in parts])[:-1]
-            pieces = np.split(numbers, ends)
-            found = [(m, p, recorded(m, n)) for (m, p), n in zip(parts, pieces, strict=True)]
-            self._arrived(step, seconds, found)
+    def settle(self, *, wait: bool = False) -> None:
+        """Make rows of what is waiting, and of what has come from a device."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            numbers = [(r.metric, r.places, r.numbers.double().numpy()) for r in one.readings]
+            self._arrived(one, [math.nan if s is None else float(s) for s in one.scalars], numbers)
+        self._deliver(wait=wait)
 
     def peek(self) -> Row | None:
         """The last row, as it is now."""
+        self.settle()
         return None if self._open is None else self._row(self._open)
 
     def close(self) -> None:
         """Wait for everything, and hand out the last row."""
-        self.deliver(wait=True)
+        self.settle(wait=True)
         if self._open is not None:
             self._keep(self._row(self._open))
             self._open = None
 
-    def _arrived(self, step: int, seconds: float, found: list[tuple[str, Places, Array]]) -> None:
-        if self._open is not None and self._open.step != step:
+    def _deliver(self, *, wait: bool = False) -> None:
+        for _, numbers in self._mailbox.arrived(wait=wait):
+            one = self._posted.popleft()
+            read = [place for place, scalar in enumerate(one.scalars) if scalar is not None]
+            scalars = np.full(len(one.scalars), np.nan)
+            scalars[read] = numbers[: len(read)]
+            ends = np.cumsum([len(read), *(len(r.places) for r in one.readings)])[:-1]
+            pieces = np.split(numbers, ends)[1:]
+            found = [(r.metric, r.places, p) for r, p in zip(one.readings, pieces, strict=True)]
+            self._arrived(one, scalars.tolist(), found)
+
+    def _arrived(
+        self, one: Step, scalars: Sequence[float], found: Sequence[tuple[str, Places, Wide]]
+    ) -> None:
+        if self._open is not None and self._open.step != one.number:
             self._keep(self._row(self._open))
             self._open = None
         if self._open is None:
-            self._open = _Open(step, seconds)
-        self._open.read += found
+            self._open = _Open(one.number, one.seconds)
+        place = np.array([one.place])
+        for name, given, number in zip(OF_STEP, one.scalars, scalars, strict=True):
+            if given is not None:
+                self._open.read.append((name, place, _single(number)))
+        self._open.read += [(m, places, recorded(m, numbers)) for m, places, numbers in found]
 
     def _row(self, one: _Open) -> Row:
         read: dict[str, Array] = {}
         for metric, places, numbers in one.read:
+            count = self._count(METRICS[metric])
             if metric not in read:
-                count = self._count(METRICS[metric])
                 read[metric] = np.full(count, np.nan, dtype=np.float32)
+            elif len(read[metric]) < count:  # a site was found in the middle of the row
+                missing = np.full(count - len(read[metric]), np.nan, dtype=np.float32)
+                read[metric] = np.concatenate([read[metric], missing])
             read[metric][places] = numbers
         return Row(one.step, one.seconds, read)
 
 
-def _device_of(readings: Sequence[Reading]) -> torch.device | None:
-    """The device on which some of the numbers lie; None where all are on the host."""
-    for one in readings:
-        some = [one.numbers] if isinstance(one.numbers, Tensor) else one.numbers
-        for number in some:
-            if isinstance(number, Tensor) and number.device.type != "cpu":
-                return number.device
-    return None
+def _single(number: float) -> Array:
+    fits = -LARGEST <= number <= LARGEST
+    return np.array([number if fits else _clamped(number)], dtype=np.float32)
 
 
-def _on_host(numbers: Numbers) -> Wide:
-    if isinstance(numbers, Tensor):
-        return np.asarray(numbers.double().numpy())
-    return np.array([float(one) for one in numbers])
+def _clamped(number: float) -> float:
+    """A number that is beyond float32; what is broken is infinite."""
+    if math.isnan(number):
+        return math.inf
+    return number if math.isinf(number) else math.copysign(LARGEST, number)
 
 
 def recorded(metric: str, numbers: Wide) -> Array:
@@ -130,15 +162,22 @@ def recorded(metric: str, numbers: Wide) -> Array:
 
     Of shares, NaN is 0 / 0: there was nothing to read.
     """
-    finite = np.isfinite(numbers)
-    clamped = np.where(finite, np.clip(numbers, -LARGEST, LARGEST), numbers)
+    if np.abs(numbers).max(initial=0.0) <= LARGEST:  # not so of NaN
+        return numbers.astype(np.float32)
+    clamped = np.where(np.isfinite(numbers), np.clip(numbers, -LARGEST, LARGEST), numbers)
     if metric not in SHARES:
         clamped[np.isnan(clamped)] = np.inf
     return clamped.astype(np.float32)
 
 
-def _on(device: torch.device, numbers: Numbers) -> Tensor:
-    if isinstance(numbers, Tensor):
-        return numbers.to(device, torch.float64, non_blocking=True)
+def _device_of(one: Step) -> torch.device | None:
+    """The device on which some of the numbers lie; None where all are on the host."""
+    for number in (*one.scalars, *(reading.numbers for reading in one.readings)):
+        if isinstance(number, Tensor) and number.device.type != "cpu":
+            return number.device
+    return None
+
+
+def _stacked(numbers: Sequence[Number], device: torch.device | None) -> Tensor:
     rows = [torch.as_tensor(one, dtype=torch.float64, device=device) for one in numbers]
     return torch.stack([row.reshape(()) for row in rows])

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-ASKED = 3  # parameters that are looked at: chosen by us, zero_grad clears all or none
 Mark = tuple[int, int, int]  # place of a parameter, id and version of its gradient
 
 
@@ -49,11 +48,9 @@ class Staleness:
             self._left = self._marks()
 
     def _marks(self) -> list[Mark]:
-        marks: list[Mark] = []
+        """Of the first parameter that has a gradient."""
         for place, one in enumerate(self.parameters):
             grad = one.grad
             if grad is not None:
-                marks.append((place, id(grad), grad._version))
-                if len(marks) == ASKED:
-                    break
-        return marks
+                return [(place, id(grad), grad._version)]
+        return []

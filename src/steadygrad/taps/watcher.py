@@ -34,10 +34,11 @@ from steadygrad.taps.losses import Losses
 from steadygrad.taps.number import Number, number_of
 from steadygrad.taps.outputs import Outputs
 from steadygrad.taps.recorder import Recorder
-from steadygrad.taps.rounds import Reading, Rounds
+from steadygrad.taps.rounds import Reading, Rounds, Step
 from steadygrad.taps.schedule import Schedule
 from steadygrad.taps.weights import Sample, sample
 
+LEARNING = 10  # steps after which it is known which parameters get gradients
 MANY_EVALUATIONS = ("LBFGS",)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,7 +77,7 @@ class Pending:
     skipped: Truth = False
     scale: Number = 1.0
     sample: Sample | None = None
-    clipped: bool = False
+    whole: bool = True  # every parameter has a gradient
 
 
 def careful(
@@ -89,13 +90,15 @@ def careful(
         if not self.active or self.muted or self.home != (os.getpid(), threading.get_ident()):
             return None
         begin = time.perf_counter()
+        slept = self.recorder.nap()
         try:
-            with self.recorder.asleep():
-                return method(self, *args, **kwargs)
+            return method(self, *args, **kwargs)
         except Exception as error:  # a fault of ours must not stop the user's training
             self.fail(error)
             return None
         finally:
+            if slept:
+                self.recorder.wake()
             self.spent += time.perf_counter() - begin
 
     return carefully
@@ -134,6 +137,7 @@ class Watcher:
         self._rounds = Rounds(keep, self._count)
         self._stepped: set[int] = set()  # places of the optimizers that have, in this round
         self._since: set[int] = set()  # ids of those that have since the last backward pass
+        self._plain_kinds: dict[type, bool] = {}
         self._pending: dict[int, Pending] = {}
         self._awaited: tuple[torch.amp.GradScaler, Optimizer] | None = None
         self._begin = self._last = time.perf_counter()
@@ -217,7 +221,7 @@ class Watcher:
     @careful
     def step_begins(self, optimizer: Optimizer, arguments: Arguments) -> Arguments | None:
         """Read the gradients, once the closure has computed them where there is one."""
-        if is_nested(optimizer) or not self._is_mine(optimizer):
+        if self._nests(optimizer) or not self._is_mine(optimizer):
             return None
         args, kwargs = arguments
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -246,7 +250,7 @@ class Watcher:
 
     def step_ended(self, optimizer: Optimizer) -> None:
         """Take down what the step has done."""
-        if self.active and not is_nested(optimizer):
+        if self.active and not self._nests(optimizer):
             self.recorder.resume()
             self._ended(optimizer)
 
@@ -261,8 +265,9 @@ class Watcher:
         one = self._held(optimizer)
         self._open_round(one)
         gradients = one.gradients()
-        present = np.array([gradient is not None for gradient in gradients], dtype=bool)
-        now = Pending(one, self.step, present, skipped=skipped)
+        whole = not any(gradient is None for gradient in gradients)
+        present = one.all if whole else np.array([g is not None for g in gradients])
+        now = Pending(one, self.step, present, skipped=skipped, whole=whole)
         self._pending[one.place] = now
         scaler = self._awaited[0] if self._awaited is not None else None
         self._awaited = None
@@ -287,12 +292,14 @@ class Watcher:
             now.norms = _divided(_norms(now.held.reader), given)
             now.total = now.after = number_of(torch.linalg.vector_norm(now.norms))
             return
-        now.clipped = True
-        norms = torch.zeros(len(gradients), dtype=torch.float64, device=measured.norms.device)
-        norms[torch.from_numpy(now.present)] = measured.norms.double()
-        scale = now.scale if measured.scaled else 1.0
-        now.norms = _divided(norms, scale)
-        now.total, now.max_norm = measured.total / scale, measured.max_norm / scale
+        norms = measured.norms
+        if not now.whole:
+            norms = torch.zeros(len(gradients), dtype=torch.float64, device=norms.device)
+            norms[torch.from_numpy(now.present)] = measured.norms
+        now.norms, now.total, now.max_norm = norms, measured.total, measured.max_norm
+        if measured.scaled:
+            now.norms, now.total = norms / now.scale, now.total / now.scale
+            now.max_norm = now.max_norm / now.scale
         now.after = now.total * measured.factor
 
     def _ask(self, now: Pending, optimizer: Optimizer) -> None:
@@ -314,11 +321,18 @@ class Watcher:
         now = self._pending.pop(one.place, None) if one is not None else None
         if one is None or now is None:
             return
-        with torch.no_grad():
-            self._ask_guard(now, optimizer)
-            readings = [*self._of_step(now, optimizer), *self._of_weights(now), *self._of_outputs()]
-        self._rounds.add(now.step, time.perf_counter() - self._begin, readings)
-        self._note_presence(now)
+        self._ask_guard(now, optimizer)
+        self._rounds.add(
+            Step(
+                now.step,
+                time.perf_counter() - self._begin,
+                one.place,
+                self._scalars(now, optimizer),
+                self._readings(now),
+            )
+        )
+        if one.steps < LEARNING or now.sample is not None:
+            self._note_presence(now)
         one.steps += 1
         one.stale.stepped()
         self.losses.used()
@@ -337,37 +351,40 @@ class Watcher:
         if now.held.on_host and bool(now.skipped):
             self._ask(now, optimizer)
 
-    def _of_step(self, now: Pending, optimizer: Optimizer) -> list[Reading]:
-        place = np.array([now.held.place])
+    def _scalars(self, now: Pending, optimizer: Optimizer) -> list[Number | None]:
+        """What is read of the step itself, in the order of OF_STEP."""
         lr = max(float(group.get("lr", math.nan)) for group in optimizer.param_groups)
-        skipped: Number = (
-            number_of(now.skipped.double())
-            if isinstance(now.skipped, Tensor)
-            else float(now.skipped)
-        )
-        read: dict[str, Number] = {"lr": lr, "scale": now.scale, "skipped": skipped}
-        if self.losses.backwards:
-            read |= {"loss": self.losses.total, "backwards": float(self.losses.backwards)}
-        if now.norms is not None:
-            read |= {"norm": now.total, "norm_after": now.after}
-        if isinstance(now.max_norm, Tensor) or not math.isinf(now.max_norm):
-            read["max_norm"] = now.max_norm
-        return [Reading(metric, place, [number]) for metric, number in read.items()]
+        heard, read = self.losses.backwards > 0, now.norms is not None
+        limited = isinstance(now.max_norm, Tensor) or not math.isinf(now.max_norm)
+        skipped = now.skipped
+        return [
+            self.losses.total if heard else None,
+            lr,
+            now.total if read else None,
+            now.after if read else None,
+            now.max_norm if limited else None,
+            now.scale,
+            skipped.double() if isinstance(skipped, Tensor) else float(skipped),
+            float(self.losses.backwards) if heard else None,
+        ]
 
-    def _of_weights(self, now: Pending) -> list[Reading]:
+    def _readings(self, now: Pending) -> list[Reading]:
         readings = []
-        if now.norms is not None:
+        if now.norms is not None and now.whole:
+            readings.append(Reading("grad", now.held.places, now.norms))
+        elif now.norms is not None:
             mine = torch.from_numpy(now.present).to(now.norms.device)
             readings.append(Reading("grad", now.held.places[now.present], now.norms[mine]))
         if now.sample is not None:
             begin = time.perf_counter()
-            moves = now.sample.moves()
+            with torch.no_grad():
+                moves = now.sample.moves()
             readings += [Reading(m, now.held.places, numbers) for m, numbers in moves.items()]
             self._own += time.perf_counter() - begin
-        return readings
+        return [*readings, *self._of_outputs()]
 
     def _of_outputs(self) -> list[Reading]:
-        if self._outputs is None:
+        if self._outputs is None or self.recorder.tap is None:
             return []
         found = self._outputs.take()
         return [
@@ -410,6 +427,13 @@ class Watcher:
         self.recorder.tap = self._outputs if due else None
 
     # --- What is watched -------------------------------------------------------------------------
+
+    def _nests(self, optimizer: Optimizer) -> bool:
+        """Whether this is a step within a step; only some classes can have such."""
+        kind = type(optimizer)
+        if kind not in self._plain_kinds:
+            self._plain_kinds[kind] = sum("step" in vars(one) for one in kind.__mro__) < 3
+        return not self._plain_kinds[kind] and is_nested(optimizer)
 
     def _is_mine(self, optimizer: Optimizer) -> bool:
         return not self._only or any(optimizer is one for one in self._only)
