@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ def _groups(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     """Split into groups of ten steps, or of the rows of ten triples."""
     starts = [place for place, row in enumerate(rows) if row.kind in ("step", "min")]
     cuts = [0, *starts[TOGETHER::TOGETHER], len(rows)]
-    return (rows[start:end] for start, end in zip(cuts, cuts[1:], strict=False) if start < end)
+    return (rows[start:end] for start, end in pairwise(cuts) if start < end)
 
 
 def _triple(group: Sequence[Row]) -> Iterator[Row]:
