@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -18,10 +19,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from steadygrad._replay import Cause, Kept, first_cause
-from steadygrad.core.finding import Finding
+from steadygrad.core.decimation import Memory
+from steadygrad.core.finding import Finding, as_json
 from steadygrad.core.record import Record
 from steadygrad.core.report import Report, diagnose
 from steadygrad.core.steps import Row, record_of_rows
+from steadygrad.core.store import Writer, create
 from steadygrad.detectors import WATCHING
 from steadygrad.guards.refusals import unwrapped as unwrapped_optimizer
 from steadygrad.probe.wrappers import unwrapped
@@ -31,6 +34,7 @@ from steadygrad.taps.listener import listening
 from steadygrad.taps.recorder import recording
 from steadygrad.taps.watcher import Trouble, Watcher
 
+RETOLD = 20.0  # seconds after which what is known besides the steps is written anew
 REPLAYS = 3  # of a run: chosen by us, later trouble mostly comes of the first
 Say = Callable[[str], None]
 
@@ -60,27 +64,40 @@ def watch(
     optimizers = _all_of("optimizer", unwrapped_optimizer(optimizer), Optimizer)
     if not 0 < overhead <= 1:
         raise ValueError(f"watch(overhead=) expected a share of the time, 0 to 1, got {overhead}")
-    return Watch(models, optimizers, run=run, overhead=overhead, name=name)
+    plan = Plan(run, overhead, name, writes=run is not None)
+    return Watch(models, optimizers, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a training is watched.
+
+    `say` is told what cannot wait for the report. `variables` are the script's own, by name.
+    """
+
+    directory: str | Path | None = None
+    overhead: float = 0.01
+    name: str = ""
+    say: Say | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    writes: bool = False
 
 
 class Watch:
     """A training that is being watched. Also a context manager."""
 
     def __init__(
-        self,
-        models: Sequence[nn.Module],
-        optimizers: Sequence[Optimizer],
-        *,
-        run: str | Path | None,
-        overhead: float,
-        name: str = "",
-        say: Say | None = None,
-        module: Mapping[str, Any] | None = None,
+        self, models: Sequence[nn.Module], optimizers: Sequence[Optimizer], plan: Plan
     ) -> None:
-        self.name = name
+        self.name = plan.name
+        self._plan, self._say = plan, plan.say or _warned
         self._models = {f"model{n + 1 if n else ''}": one for n, one in enumerate(models)}
-        self._say, self._module = say or _warned, module or {}
-        self._rows: list[Row] = []
+        self._memory = Memory()
+        self._writer = (
+            create(plan.directory, plan.name or "run", self._say) if plan.writes else None
+        )
+        self._known = -1  # sites that the writer has been told of
+        self._told = 0.0  # when, in seconds
         self._causes: list[Cause] = []
         self._replaying = 0.0
         self._faults: list[str] = []
@@ -91,7 +108,7 @@ class Watch:
             self._find,
             self._keep,
             self._trouble,
-            overhead=overhead,
+            overhead=plan.overhead,
             only=optimizers,
             failed=self._failed,
         )
@@ -102,20 +119,21 @@ class Watch:
     # --- What the user asks -------------------------------------------------------------------
 
     @property
+    def path(self) -> Path | None:
+        """The directory that the run is written to."""
+        return None if self._writer is None else self._writer.path
+
+    @property
     def record(self) -> Record:
         """Everything read so far."""
         rows = self.rows
-        facts = facts_of(self._watcher, rows)
-        facts["run"]["ended"] = self.ended
-        if self._causes:
-            facts["cause"] = [one.code for cause in self._causes for one in cause.findings]
-        return record_of_rows(self._watcher.catalogue.sites, rows, facts)
+        return record_of_rows(self._watcher.catalogue.sites, rows, self._facts(rows))
 
     @property
     def rows(self) -> list[Row]:
         """The steps so far, the one that is being made among them."""
         last = self._watcher.peek()
-        return [*self._rows, *([] if last is None else [last])]
+        return [*self._memory.rows, *([] if last is None else [last])]
 
     @property
     def causes(self) -> list[Finding]:
@@ -130,11 +148,15 @@ class Watch:
 
     def close(self) -> None:
         """Stop watching, and leave torch as it was found."""
-        if self._end is None:
-            self._end = time.perf_counter()
-            self._stack.close()
-            self._watcher.close()
-            self._watcher.active = False
+        if self._end is not None:
+            return
+        self._end = time.perf_counter()
+        self._stack.close()
+        self._watcher.close()
+        self._watcher.active = False
+        if self._writer is not None:
+            self._tell(self._writer)
+            self._writer.close()
 
     def __enter__(self) -> Watch:
         return self
@@ -155,7 +177,26 @@ class Watch:
     # --- What the watcher tells ---------------------------------------------------------------
 
     def _keep(self, row: Row) -> None:
-        self._rows.append(row)
+        self._memory.add(row)
+        if self._writer is not None:
+            late = time.perf_counter() - self._told > RETOLD
+            if late or len(self._watcher.catalogue.sites) != self._known:
+                self._tell(self._writer)
+            self._writer.add(row)
+
+    def _tell(self, writer: Writer) -> None:
+        """Write down what is known of the run besides its steps."""
+        sites = self._watcher.catalogue.sites
+        self._known, self._told = len(sites), time.perf_counter()
+        known = {"facts": self._facts(self._memory.rows), "cost": self._cost()}
+        writer.meta(known, sites)
+
+    def _facts(self, rows: Sequence[Row]) -> dict[str, Any]:
+        facts = facts_of(self._watcher, rows)
+        facts["run"]["ended"] = self.ended
+        if self._causes:
+            facts["cause"] = [as_json(one) for one in self.causes]
+        return facts
 
     def _find(self, optimizer: Optimizer) -> Mapping[str, nn.Module]:
         """The models that hold what an optimizer trains, by the names that they are to have."""
@@ -170,7 +211,7 @@ class Watch:
 
     def _visible(self) -> Named:
         frame: FrameType | None = sys._getframe(1)
-        return [*variables(frame, self._module), *self._models.items()]
+        return [*variables(frame, self._plan.variables), *self._models.items()]
 
     def _trouble(self, trouble: Trouble) -> None:
         """Look for the first cause of a number that is not finite, unless it is an old story."""
@@ -187,6 +228,11 @@ class Watch:
             self._replaying += time.perf_counter() - begin
         self._causes.append(cause)
         self._say(_told(trouble, cause))
+        if self._writer is not None:
+            found = [as_json(one) for one in cause.findings]
+            event = {"step": trouble.step, "kind": "nonfinite", "findings": found}
+            self._writer.event({**event, "why": cause.why, "parameters": list(trouble.names)})
+            self._tell(self._writer)
 
     def _replayed(self, trouble: Trouble) -> Cause:
         recorder = self._watcher.recorder

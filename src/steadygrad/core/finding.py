@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -53,6 +53,43 @@ class Finding:
     name: str = ""
     because: tuple[str, ...] = ()
     symptoms: tuple[str, ...] = ()
+
+
+def as_json(found: Finding) -> dict[str, Any]:
+    """A finding as JSON can say it."""
+    return {**asdict(found), "severity": found.severity.name}
+
+
+def from_json(given: object) -> Finding | None:
+    """A finding from what `as_json` made of it; None for anything else."""
+    try:
+        return _from_json(given)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return None
+
+
+def _from_json(given: Any) -> Finding:
+    advice = tuple(Advice(str(one["remedy"]), str(one["patch"])) for one in given["try_next"])
+    if given["confidence"] not in get_args(Confidence):
+        raise ValueError(f"a confidence is one of {get_args(Confidence)}")
+    first, last = (int(step) for step in given["steps"])
+    return Finding(
+        Severity[given["severity"]],
+        str(given["says"]),
+        _strings(given["where"]),
+        {str(k): v if isinstance(v, float) else str(v) for k, v in given["evidence"].items()},
+        given["confidence"],
+        _strings(given["ruled_out"]),
+        advice,
+        float(given["magnitude"]),
+        (first, last),
+        str(given["code"]),
+        str(given["name"]),
+    )
+
+
+def _strings(given: Any) -> tuple[str, ...]:
+    return tuple(str(one) for one in given)
 
 
 Find = Callable[[Record], Iterator[Finding]]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from steadygrad._watch import Watch
+from steadygrad._watch import Plan, Watch
 from steadygrad.core.report import Report
 from steadygrad.launch.training import ended, leave, module, script
 
@@ -31,19 +31,13 @@ def run(options: Options, write: Callable[[Report], None], failed: Callable[[Rep
     """
     start = module if options.module else script
     program, variables = start(options.target, options.arguments)
-    watch = Watch(
-        (),
-        (),
-        run=options.directory,
-        overhead=options.overhead,
-        name=options.target,
-        say=_say,
-        module=variables,
-    )
+    first = os.environ.get("RANK", "0") == "0"
+    name = Path(options.target).stem
+    plan = Plan(options.directory, options.overhead, name, _say, variables, writes=first)
+    watch = Watch((), (), plan)
     ending = ended(program)
     watch.ended = ending.words
     watch.close()
-    first = os.environ.get("RANK", "0") == "0"
     report = watch.report() if first else None
     if report is not None:
         sys.stdout.flush()

@@ -156,7 +156,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
     heard.__wrapped__ = original  # type: ignore[attr-defined] # as functools.wraps, for signatures
     replaced: Any = classmethod(applied)
     nn.Module.__call__ = heard  # type: ignore[method-assign] # put back below
-    torch.autograd.Function.apply = replaced  # type: ignore[assignment,method-assign] # as above
+    torch.autograd.Function.apply = replaced  # type: ignore[method-assign] # as above
     recorder.active = True
     recorder.wake()
     patches = [Patch(owner, "zero_grad", _unheard(recorder)) for owner in (Optimizer, nn.Module)]

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,8 +40,6 @@ from steadygrad.taps.weights import Sample, sample
 
 LEARNING = 10  # steps after which it is known which parameters get gradients
 MANY_EVALUATIONS = ("LBFGS",)
-P = ParamSpec("P")
-R = TypeVar("R")
 Find = Callable[[Optimizer], Mapping[str, nn.Module]]
 """Names the models that hold an optimizer's parameters."""
 
@@ -80,13 +78,11 @@ class Pending:
     whole: bool = True  # every parameter has a gradient
 
 
-def careful(
-    method: Callable[Concatenate[Watcher, P], R],
-) -> Callable[Concatenate[Watcher, P], Any]:  # R or None
+def careful(method: Callable[..., Any]) -> Callable[..., Any]:  # the same; None after a fault
     """Do our part of the user's loop: on the clock, only at home, and without ever raising."""
 
     @functools.wraps(method)
-    def carefully(self: Watcher, *args: P.args, **kwargs: P.kwargs) -> R | None:
+    def carefully(self: Watcher, *args: Any, **kwargs: Any) -> Any:
         if not self.active or self.muted or self.home != (os.getpid(), threading.get_ident()):
             return None
         begin = time.perf_counter()
