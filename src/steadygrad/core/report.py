@@ -67,11 +67,11 @@ def diagnose(
 ) -> Report:
     """Run every detector and fold each symptom under its cause.
 
-    A detector ends as found, clear, or blind. A finding is a symptom when another one explains its
-    code; what is only possible explains nothing. Findings of one code that share a layer are one
-    fault, told by the worst, unless they name different lines. A cause is as severe as the worst
-    that it explains. `found` are findings made elsewhere. Roots are ordered by severity, then by the detectors' order (the order of
-    suspicion), then by magnitude.
+    A detector ends as found, clear, or blind; `found` are findings made elsewhere. A finding is a
+    symptom when another one explains its code; what is only possible explains nothing. Findings of
+    one code that share a layer are one fault, told by the worst, unless they name different lines.
+    A cause is as severe as the worst that it explains. Roots are ordered by severity, then by the
+    detectors' order (the order of suspicion), then by magnitude.
     """
     every = list(found)
     clear: list[str] = []

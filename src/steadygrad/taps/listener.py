@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -94,77 +95,79 @@ def _paired(tensors: Any, weights: Any) -> tuple[list[Tensor], list[Tensor | Non
 
 def _clipping(listener: Listener) -> Iterator[Patch]:
     """Torch's own clipping, by all the names that it goes by; Trainers end there too."""
-
-    def measured(total_norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def heard(
-            tensors: Any,
-            norm_type: float = 2.0,
-            error_if_nonfinite: bool = False,
-            foreach: bool | None = None,
-        ) -> Tensor:
-            gradients = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-            known = None
-            if norm_type == 2.0:
-                known = listener.gradients_measured(gradients)
-            if known is None or (error_if_nonfinite and not bool(torch.isfinite(known))):
-                return total_norm(gradients, norm_type, error_if_nonfinite, foreach)
-            return known
-
-        return heard
-
-    def clipped(clip: Callable[..., None]) -> Callable[..., None]:
-        def heard(
-            parameters: Any, max_norm: float, total_norm: Tensor, foreach: bool | None = None
-        ) -> None:
-            listener.gradients_clipped(float(max_norm))
-            clip(parameters, max_norm, total_norm, foreach)
-
-        return heard
-
     utils = torch.nn.utils
     for owner, measure, cut in (
         (utils.clip_grad, "_get_total_norm", "_clip_grads_with_norm_"),
         (utils, "get_total_norm", "clip_grads_with_norm_"),
     ):
         if measure in vars(owner) and cut in vars(owner):  # not before torch 2.6
-            yield Patch(owner, measure, measured)
-            yield Patch(owner, cut, clipped)
+            yield Patch(owner, measure, partial(_measured, listener))
+            yield Patch(owner, cut, partial(_clipped, listener))
+
+
+def _measured(listener: Listener, total_norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def heard(
+        tensors: Any,
+        norm_type: float = 2.0,
+        error_if_nonfinite: bool = False,
+        foreach: bool | None = None,
+    ) -> Tensor:
+        gradients = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+        known = None
+        if norm_type == 2.0 and foreach is not False:
+            known = listener.gradients_measured(gradients)
+        if known is None or (error_if_nonfinite and not bool(torch.isfinite(known))):
+            return total_norm(gradients, norm_type, error_if_nonfinite, foreach)
+        return known
+
+    return heard
+
+
+def _clipped(listener: Listener, clip: Callable[..., None]) -> Callable[..., None]:
+    def heard(
+        parameters: Any, max_norm: float, total_norm: Tensor, foreach: bool | None = None
+    ) -> None:
+        listener.gradients_clipped(float(max_norm))
+        clip(parameters, max_norm, total_norm, foreach)
+
+    return heard
 
 
 def _scaling(listener: Listener) -> Iterator[Patch]:
-    def scaled(scale: Callable[..., Any]) -> Callable[..., Any]:
-        def heard(self: torch.amp.GradScaler, outputs: Any) -> Any:  # as it is given
-            found = scale(self, outputs)
-            if isinstance(outputs, Tensor) and found is not outputs:
-                listener.loss_scaled(outputs, found)
-            return found
-
-        return heard
-
-    def unscaled(unscale: Callable[..., None]) -> Callable[..., None]:
-        def heard(self: torch.amp.GradScaler, optimizer: Optimizer) -> None:
-            unscale(self, optimizer)
-            listener.gradients_unscaled()
-
-        return heard
-
-    def stepped(step: Callable[..., Any]) -> Callable[..., Any]:
-        def heard(
-            self: torch.amp.GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any
-        ) -> Any:  # what the optimizer's step returns
-            if not self.is_enabled():
-                return step(self, optimizer, *args, **kwargs)
-            listener.scaler_steps(self, optimizer)
-            found = step(self, optimizer, *args, **kwargs)
-            listener.scaler_stepped(optimizer)
-            return found
-
-        return heard
-
     scaler = torch.amp.GradScaler
-    yield Patch(scaler, "scale", scaled)
-    yield Patch(scaler, "unscale_", unscaled)
-    yield Patch(scaler, "step", stepped)
+    yield Patch(scaler, "scale", partial(_scaled, listener))
+    yield Patch(scaler, "unscale_", partial(_unscaled, listener))
+    yield Patch(scaler, "step", partial(_stepped, listener))
+
+
+def _scaled(listener: Listener, scale: Callable[..., Any]) -> Callable[..., Any]:
+    def heard(self: torch.amp.GradScaler, outputs: Any) -> Any:  # as it is given
+        found = scale(self, outputs)
+        if isinstance(outputs, Tensor) and found is not outputs:
+            listener.loss_scaled(outputs, found)
+        return found
+
+    return heard
+
+
+def _unscaled(listener: Listener, unscale: Callable[..., None]) -> Callable[..., None]:
+    def heard(self: torch.amp.GradScaler, optimizer: Optimizer) -> None:
+        unscale(self, optimizer)
+        listener.gradients_unscaled()
+
+    return heard
+
+
+def _stepped(listener: Listener, step: Callable[..., Any]) -> Callable[..., Any]:
+    def heard(self: torch.amp.GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        if not self.is_enabled():
+            return step(self, optimizer, *args, **kwargs)
+        listener.scaler_steps(self, optimizer)
+        found = step(self, optimizer, *args, **kwargs)
+        listener.scaler_stepped(optimizer)
+        return found
+
+    return heard
 
 
 def _before(listener: Listener) -> Callable[..., Arguments | None]:
