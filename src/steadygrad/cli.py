@@ -15,6 +15,7 @@ from steadygrad import __version__
 
 if TYPE_CHECKING:
     from steadygrad.core.report import Report
+    from steadygrad.render.words import Glyphs
     from steadygrad.replay.captured import Captured
 
 app = typer.Typer(
@@ -219,6 +220,64 @@ def explain(
             return
     known = [text for one in EVERY for text in (one.code, one.name)]
     raise typer.Exit(_say(f"expected a finding's code or name, got {code}{_near(code, known)}"))
+
+
+@app.command()
+def top(
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="The directory of a run; without it, the newest below ./runs.",
+            show_default=False,
+        ),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Draw once and end.")] = False,
+) -> None:
+    """Follow a run from another terminal: loss, gradient, layers, events; Ctrl-C ends it.
+
+    It reads the files of the run and nothing else, so that it cannot slow the training. Where
+    standard output is no terminal, it draws once and ends.
+    """
+    from steadygrad.core.stored import newest
+    from steadygrad.render.words import clean, glyphs_for
+
+    glyphs = glyphs_for(sys.stdout.encoding)
+    try:
+        _follow(newest(Path("runs")) if run is None else run, once, glyphs)
+    except KeyboardInterrupt:
+        raise typer.Exit from None
+    except (ValueError, OSError) as error:
+        raise typer.Exit(_say(clean(str(error), glyphs))) from None
+
+
+def _follow(path: Path, once: bool, glyphs: Glyphs) -> None:
+    """Draw a run, twice a second on a terminal."""
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from steadygrad.core.stored import written
+    from steadygrad.core.tail import Tail
+    from steadygrad.render.live import live
+
+    drawn_on_terminal = sys.stdout.isatty()
+    console = Console(width=None if drawn_on_terminal else _width(sys.stdout), highlight=False)
+    tail = Tail(path)
+
+    def draw() -> Text:
+        height = console.height if drawn_on_terminal else 40
+        return live(tail.look(), console.width, height, glyphs, time.time() - written(path))
+
+    if once or not drawn_on_terminal:
+        console.print(draw(), soft_wrap=True)
+        return
+    with Live(draw(), console=console, screen=True, auto_refresh=False) as screen:
+        while True:
+            time.sleep(0.5)
+            screen.update(draw(), refresh=True)
 
 
 def _guarded(run: Callable[[], int], explain_error: Callable[[BaseException], None]) -> int:
