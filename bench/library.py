@@ -11,7 +11,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 import transformers as hf
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 as everybody writes it
+from torch.nn import functional as F
 
 from steadygrad.testing import Case, Patient
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
@@ -23,11 +25,12 @@ from steadygrad.core.decimation import Memory
 from steadygrad.core.finding import Finding, as_json
 from steadygrad.core.record import Record
 from steadygrad.core.report import Report, diagnose
-from steadygrad.core.steps import Row, record_of_rows
+from steadygrad.core.steps import METRICS, Row, record_of_rows
 from steadygrad.core.store import Writer, create
 from steadygrad.detectors import WATCHING
 from steadygrad.guards.refusals import unwrapped as unwrapped_optimizer
 from steadygrad.probe.wrappers import unwrapped
+from steadygrad.replay.incident import incident_of
 from steadygrad.replay.owners import Named, modules_in, variables
 from steadygrad.taps.facts import facts_of
 from steadygrad.taps.listener import listening
@@ -35,6 +38,7 @@ from steadygrad.taps.recorder import recording
 from steadygrad.taps.watcher import Trouble, Watcher
 
 RETOLD = 20.0  # seconds after which what is known besides the steps is written anew
+RING = 128  # steps of an incident that stand before it
 REPLAYS = 3  # of a run: chosen by us, later trouble mostly comes of the first
 Say = Callable[[str], None]
 
@@ -232,7 +236,18 @@ class Watch:
             found = [as_json(one) for one in cause.findings]
             event = {"step": trouble.step, "kind": "nonfinite", "findings": found}
             self._writer.event({**event, "why": cause.why, "parameters": list(trouble.names)})
+            self._leave(self._writer, trouble.step, cause)
             self._tell(self._writer)
+
+    def _leave(self, writer: Writer, step: int, cause: Cause | None = None) -> None:
+        """Leave behind what is needed to look into a step again: the steps before it, its batch."""
+        directory = writer.incident(step)
+        if directory is None:
+            return
+        writer.save(directory / "ring.npz", ring_of(self.rows[-RING:]))
+        if cause is not None and cause.captured is not None:
+            kept = incident_of(cause.captured)
+            writer.do(lambda: kept.save(directory))
 
     def _replayed(self, trouble: Trouble) -> Cause:
         recorder = self._watcher.recorder
@@ -255,6 +270,19 @@ class Watch:
         elapsed = (self._end or time.perf_counter()) - self._begin - self._replaying
         own = self._watcher.spent + self._watcher.recorder.tape.spent
         return {"seconds": elapsed, "overhead": own / max(elapsed - own, 1e-9)}
+
+
+def ring_of(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
+    """Some steps as arrays: `step` [steps], and each metric [steps, sites of its role]."""
+    arrays: dict[str, NDArray[Any]] = {"step": np.array([row.step for row in rows])}
+    for metric in METRICS:
+        read = [row.read.get(metric, np.zeros(0, np.float32)) for row in rows]
+        width = max((len(one) for one in read), default=0)
+        if width:
+            arrays[metric] = np.full((len(rows), width), np.nan, np.float32)
+            for line, one in zip(arrays[metric], read, strict=True):
+                line[: len(one)] = one
+    return arrays
 
 
 def covering(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 as everybody writes it
+from torch.nn import functional as F
 
 from steadygrad._check import Setup, trace
 from steadygrad.core.finding import Finding, Severity

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 as everybody writes it
+from torch.nn import functional as F
 
 import steadygrad as sg
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 as everybody writes it
+from torch.nn import functional as F
 
 import steadygrad as sg
 

@@ -168,6 +168,10 @@ class Writer:
         """Write arrays of numbers to an `.npz` soon; they are not copied."""
         self._do(partial(_save, path, dict(arrays)))
 
+    def do(self, job: Callable[[], object]) -> None:
+        """Do something on the disk soon, in the writer's thread."""
+        self._do(job)
+
     def flush(self, patience: float = PATIENCE) -> bool:
         """Wait until all is written, so many seconds at most; say whether it is."""
         if self._elsewhere:

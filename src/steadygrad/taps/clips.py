@@ -59,15 +59,19 @@ class Clips:
         if not _is_uniform(gradients):
             if gradients and all(type(one) in PLAIN for one in gradients):
                 kept = [one for one in gradients if one.layout is torch.strided]
-                self._keep(kept, norms_of(kept), None, scaled)
+                self._keep(kept, norms_of(kept), None, scaled=scaled)
             return None
         norms = torch.stack(torch._foreach_norm(list(gradients), 2.0))  # as torch does, bit by bit
         total: Tensor = torch.linalg.vector_norm(norms, 2.0)
-        self._keep(gradients, norms.double(), total, scaled)
+        self._keep(gradients, norms.double(), total, scaled=scaled)
         return total
 
+    def keep(self, gradients: Sequence[Tensor], norms: Tensor) -> None:
+        """Keep norms that were read elsewhere, over all ranks."""
+        self._keep(gradients, norms, None, scaled=False)
+
     def _keep(
-        self, gradients: Sequence[Tensor], norms: Tensor, total: Tensor | None, scaled: bool
+        self, gradients: Sequence[Tensor], norms: Tensor, total: Tensor | None, *, scaled: bool
     ) -> None:
         if total is None:
             total = torch.linalg.vector_norm(norms)

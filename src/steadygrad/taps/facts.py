@@ -6,22 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
-from torch.optim import Optimizer
 
-from steadygrad.core.steps import Row
+from steadygrad.core.steps import OF_OUTPUT, Row
 from steadygrad.taps.held import Held
-from steadygrad.taps.watcher import Watcher
+from steadygrad.taps.watcher import Watcher, hooks_in
 
 Facts = dict[str, Any]  # JSON-like, see core.record.Facts
 
 
 def facts_of(watcher: Watcher, rows: Sequence[Row]) -> Facts:
     """Everything that detectors over many steps want to know besides the readings."""
-    known = [one for one in watcher.held.values() if one.optimizer() is not None]
+    known = list(watcher.held.values())
     facts: Facts = {
-        "run": {"steps": watcher.step + 1, "compiled": watcher.compiled},
+        "run": {"steps": watcher.step + 1, "compiled": watcher.has_compiled},
         "optimizers": [_settings(one) for one in known],
         "wiring": _wiring(known, watcher.models, watcher.step + 1),
         "blind": dict(watcher.blind),
@@ -33,38 +31,17 @@ def facts_of(watcher: Watcher, rows: Sequence[Row]) -> Facts:
     facts |= _clipping(watcher, rows)
     if watcher.scaler is not None:
         facts["scaler"] = watcher.scaler
+    if watcher.has_compiled:
+        now, then = hooks_in(watcher.models), watcher.hooks
+        facts["ineffective_hooks"] = [n for n in now if now[n] - then.get(n, frozenset())]
+    if watcher.recorder.stopped:
+        facts["blind"] |= dict.fromkeys(OF_OUTPUT, watcher.recorder.stopped)
     return facts
 
 
 def _settings(one: Held) -> Facts:
-    optimizer = one.optimizer()
-    groups = [] if optimizer is None else optimizer.param_groups
-    first = groups[0] if groups else {}
-    return {
-        "name": "optimizer" if one.place == 0 else f"optimizer {one.place + 1}",
-        "type": type(optimizer).__name__,
-        "lr": max((_number(group.get("lr")) for group in groups), default=math.nan),
-        "initial_lr": max((_aim(group) for group in groups), default=math.nan),
-        "momentum": _number(first.get("momentum", 0.0)),
-        "betas": [_number(beta) for beta in first.get("betas", ())],
-        "eps": _number(first.get("eps")),
-        "weight_decay": _number(first.get("weight_decay", 0.0)),
-        "parameters": len(one.parameters),
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in one.parameters}),
-    }
-
-
-def _aim(group: Mapping[str, Any]) -> float:
-    """The lr that an attached schedule leads to; the group's own where there is none."""
-    found = [_number(group.get(key)) for key in ("initial_lr", "max_lr", "lr")]
-    return max((one for one in found if math.isfinite(one)), default=math.nan)
-
-
-def _number(value: Any) -> float:
-    """A setting as a float; NaN where it is none, or lies on a device."""
-    if isinstance(value, torch.Tensor):
-        return float(value) if value.device.type == "cpu" and value.numel() == 1 else math.nan
-    return float(value) if isinstance(value, (int, float)) else math.nan
+    name = "optimizer" if one.place == 0 else f"optimizer {one.place + 1}"
+    return {"name": name, **one.settings}
 
 
 def _wiring(known: Sequence[Held], models: Mapping[str, nn.Module], steps: int) -> Facts:
@@ -124,8 +101,3 @@ def _clipping(watcher: Watcher, rows: Sequence[Row]) -> Facts:
             "threshold": float(finite[-1][1]) if finite else math.inf,
         }
     return facts
-
-
-def optimizers_of(watcher: Watcher) -> list[Optimizer]:
-    """The optimizers that have stepped and are still there."""
-    return [one for ref in watcher.held.values() if (one := ref.optimizer()) is not None]

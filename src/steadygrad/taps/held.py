@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -37,6 +40,7 @@ class Held:
     seen: np.ndarray[tuple[int], np.dtype[np.bool_]]
     nonzero: np.ndarray[tuple[int], np.dtype[np.bool_]]
     all: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    settings: Mapping[str, Any]  # JSON-like: what the optimizer was told
     steps: int = 0
     sites: Sequence[Site] = field(default_factory=tuple)
 
@@ -48,6 +52,13 @@ class Held:
     def gradients(self) -> list[Tensor | None]:
         """The gradient of each parameter, as it is."""
         return [one.grad for one in self.reader.parameters]
+
+    def present(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which parameters have a gradient: `all` itself where every one has."""
+        grads = self.gradients()
+        if not any(grad is None for grad in grads):
+            return self.all
+        return np.array([grad is not None for grad in grads])
 
 
 def key_of(optimizer: Optimizer) -> object:
@@ -77,8 +88,39 @@ def held(
         np.zeros(count, dtype=bool),
         np.zeros(count, dtype=bool),
         np.ones(count, dtype=bool),
+        settings_of(optimizer, reader.parameters),
         sites=sites,
     )
+
+
+def settings_of(optimizer: Optimizer, parameters: Sequence[Tensor]) -> dict[str, Any]:
+    """What an optimizer was told, as JSON can say it."""
+    groups = optimizer.param_groups
+    first = groups[0] if groups else {}
+    return {
+        "type": type(optimizer).__name__,
+        "lr": max((_number(group.get("lr")) for group in groups), default=math.nan),
+        "initial_lr": max((_aim(group) for group in groups), default=math.nan),
+        "momentum": _number(first.get("momentum", 0.0)),
+        "betas": [_number(beta) for beta in first.get("betas") or ()],
+        "eps": _number(first.get("eps")),
+        "weight_decay": _number(first.get("weight_decay", 0.0)),
+        "parameters": len(parameters),
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in parameters}),
+    }
+
+
+def _aim(group: Mapping[str, Any]) -> float:
+    """The lr that an attached schedule leads to; the group's own where there is none."""
+    found = [_number(group.get(key)) for key in ("initial_lr", "max_lr", "lr")]
+    return max((one for one in found if math.isfinite(one)), default=math.nan)
+
+
+def _number(value: Any) -> float:
+    """A setting as a float; NaN where it is none, or lies on a device."""
+    if isinstance(value, torch.Tensor):
+        return float(value) if value.device.type == "cpu" and value.numel() == 1 else math.nan
+    return float(value) if isinstance(value, (int, float)) else math.nan
 
 
 def guard_of(optimizer: Optimizer) -> Attachment | None:

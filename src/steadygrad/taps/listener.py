@@ -47,6 +47,9 @@ class Listener(Protocol):
     def scaler_stepped(self, optimizer: Optimizer) -> None:
         """The scaler has stepped the optimizer, or has not."""
 
+    def compiled(self) -> None:
+        """Somebody compiles a model or a function."""
+
     def step_begins(self, optimizer: Optimizer, arguments: Arguments) -> Arguments | None:
         """An optimizer is about to step."""
 
@@ -58,7 +61,8 @@ class Listener(Protocol):
 def listening(listener: Listener) -> Iterator[None]:
     """Tell a listener of everything that happens in the block."""
     with ExitStack() as stack:
-        for patch in (*_backward(listener), *_clipping(listener), *_scaling(listener)):
+        parts = _backward, _clipping, _scaling, _compiling
+        for patch in (one for part in parts for one in part(listener)):
             stack.callback(patch.remove)
         stack.callback(register_optimizer_step_pre_hook(_before(listener)).remove)
         stack.callback(register_optimizer_step_post_hook(_after(listener)).remove)
@@ -168,6 +172,17 @@ def _stepped(listener: Listener, step: Callable[..., Any]) -> Callable[..., Any]
         return found
 
     return heard
+
+
+def _compiling(listener: Listener) -> Iterator[Patch]:
+    def around(compiler: Callable[..., Any]) -> Callable[..., Any]:
+        def heard(model: Any = None, *args: Any, **kwargs: Any) -> Any:  # what torch makes of it
+            listener.compiled()
+            return compiler(model, *args, **kwargs)
+
+        return heard
+
+    yield Patch(torch, "compile", around)
 
 
 def _before(listener: Listener) -> Callable[..., Arguments | None]:

@@ -69,6 +69,7 @@ class Outputs:
         self._alive: dict[str, deque[Tensor]] = {}
         self._previous = ""  # the leaf module that ran last
         self._convolved = False  # whether its channels stand before its positions
+        self._inside: list[nn.Module] = []  # that run, the innermost last
         self._mode = Functions(self)
         self.spent = 0.0  # seconds
         self.fault: Exception | None = None
@@ -76,6 +77,7 @@ class Outputs:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Watch functions while an outermost call runs."""
+        self._inside = []
         with self._mode:
             yield
 
@@ -92,8 +94,14 @@ class Outputs:
         finally:
             self.spent += time.perf_counter() - begin
 
+    def entered(self, module: nn.Module) -> None:
+        """Note which module runs."""
+        self._inside.append(module)
+
     def seen(self, module: nn.Module, output: Tree) -> None:
         """Look at what a leaf module has put out; at nothing that is computed a second time."""
+        if self._inside:
+            self._inside.pop()
         self.carefully(self._seen_module, module, output)
 
     def _seen_module(self, module: nn.Module, output: Tree) -> None:
@@ -108,7 +116,10 @@ class Outputs:
         self._convolved = kind in CONVOLVED
 
     def activated(self, kind: str, output: Tensor) -> None:
-        """Look at what an activation has put out that is no module."""
+        """Look at what an activation has put out that is no module, nor a part of one."""
+        inside = self._inside[-1] if self._inside else None
+        if inside is not None and not inside._modules and not inside._parameters:
+            return
         name = f"{self._previous}.{kind}" if self._previous else kind
         self._look(name, kind, output)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +30,9 @@ class Tap(Protocol):
     def running(self) -> AbstractContextManager[object]:
         """Surround an outermost call."""
 
+    def entered(self, module: nn.Module) -> None:
+        """A module begins to run."""
+
     def seen(self, module: nn.Module, output: Tree) -> None:
         """Look at what a module has put out."""
 
@@ -41,6 +44,7 @@ class Recorder:
         self.tape = Tape(thorough=False)
         self.tap: Tap | None = None
         self.active = False
+        self.restore: Callable[[], None] = self.sleep
         self.stopped = ""  # why nothing is noted any more
         self._inside = 0
         self._awake = self._paused = self._dozes = False
@@ -48,10 +52,10 @@ class Recorder:
         self._home = (os.getpid(), threading.get_ident())
 
     def stop(self, why: str) -> None:
-        """Note nothing from now on, and let go of what was noted."""
+        """Note nothing from now on, let go of what was noted, and put torch back as it was."""
         self.stopped = self.stopped or why
-        self.tape = Tape(thorough=False)
-        self.sleep()
+        self.tape, self.tap = Tape(thorough=False), None
+        self.restore()
 
     def sleep(self) -> None:
         """Take the tape off the stack of modes."""
@@ -106,10 +110,7 @@ class Recorder:
     ) -> Any:
         """Run a module's `__call__`."""
         if self._inside:
-            out = original(module, *args, **kwargs)
-            if self.tap is not None:
-                self.tap.seen(module, out)
-            return out
+            return self._shown(original, module, *args, **kwargs)
         if self._home != (os.getpid(), threading.get_ident()):
             return original(module, *args, **kwargs)
         grows = torch.is_grad_enabled() and not self.stopped
@@ -127,14 +128,21 @@ class Recorder:
         with self.asleep():
             return self.tape.note(run, None, args, kwargs)
 
+    def _shown(
+        self, original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any
+    ) -> Any:
+        tap = self.tap
+        if tap is None:
+            return original(module, *args, **kwargs)
+        tap.entered(module)
+        out = original(module, *args, **kwargs)
+        tap.seen(module, out)
+        return out
+
     def _outermost(self, original: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:  # whatever the module returns
-            tap = self.tap
-            with nullcontext() if tap is None else tap.running():
-                out = original(module, *args, **kwargs)
-                if tap is not None:
-                    tap.seen(module, out)
-                return out
+            with nullcontext() if self.tap is None else self.tap.running():
+                return self._shown(original, module, *args, **kwargs)
 
         return run
 
@@ -142,6 +150,16 @@ class Recorder:
 @contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
     """Note module calls, custom autograd functions, and torch functions in the block."""
+    with ExitStack() as stack:
+        recorder.restore = stack.close
+        stack.enter_context(_calls_heard(recorder))
+        stack.callback(recorder.sleep)
+        recorder.wake()
+        yield
+
+
+@contextmanager
+def _calls_heard(recorder: Recorder) -> Iterator[None]:
     original, apply = nn.Module.__call__, vars(torch.autograd.Function)["apply"]
 
     def heard(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # whatever it returns
@@ -157,16 +175,14 @@ def recording(recorder: Recorder) -> Iterator[None]:
     replaced: Any = classmethod(applied)
     nn.Module.__call__ = heard  # type: ignore[method-assign] # put back below
     torch.autograd.Function.apply = replaced  # type: ignore[method-assign] # as above
-    recorder.active = True
-    recorder.wake()
     patches = [Patch(owner, "zero_grad", _unheard(recorder)) for owner in (Optimizer, nn.Module)]
+    recorder.active = True
     try:
         yield
     finally:
+        recorder.active = False
         for patch in patches:
             patch.remove()
-        recorder.active = False
-        recorder.sleep()
         _put_back(nn.Module, "__call__", heard, original)
         _put_back(torch.autograd.Function, "apply", replaced, apply)
 

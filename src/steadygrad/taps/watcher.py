@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from steadygrad.guards.nesting import is_nested
 from steadygrad.guards.norms import Reader
 from steadygrad.guards.number import Truth
 from steadygrad.probe.trace import users_line
+from steadygrad.probe.wrappers import unwrapped
 from steadygrad.taps.catalogue import Catalogue, Names, names_in
 from steadygrad.taps.clips import Clips
 from steadygrad.taps.held import Held, guard_of, held, key_of
@@ -125,7 +126,8 @@ class Watcher:
         self.active, self.muted = True, False
         self.home = (os.getpid(), threading.get_ident())
         self.step = -1
-        self.compiled = False
+        self.has_compiled = False
+        self.hooks: dict[str, frozenset[int]] = {}  # of modules, when they were first trained
         self.scaler: dict[str, float] | None = None
         self._find, self._trouble, self._only, self._failed = find, trouble, only, failed
         self._names = Names({}, {}, {}, {})
@@ -165,6 +167,12 @@ class Watcher:
     def gradients_measured(self, gradients: Sequence[Tensor]) -> Tensor | None:
         """Take the norms of single gradients from the clipping, which is about to need them."""
         with torch.no_grad():
+            for one in self.held.values():
+                if one.reader.groups:  # all ranks are here, as they clip together
+                    mine = [grad for grad in one.gradients() if grad is not None]
+                    self.clips.keep(mine, one.reader.norms(settle=False)[one.present()])
+            if any(one.reader.groups for one in self.held.values()):
+                return None
             return self.clips.measure(gradients, scaled=self.losses.scaled)
 
     @careful
@@ -215,6 +223,15 @@ class Watcher:
         self._awaited = None
 
     @careful
+    def compiled(self) -> None:
+        """Leave compiled code alone: what stands in its way would be compiled with it."""
+        self._leave_alone()
+
+    def _leave_alone(self) -> None:
+        self.has_compiled = True
+        self.recorder.stop("a part is compiled: run it with TORCH_COMPILE_DISABLE=1 for that")
+
+    @careful
     def step_begins(self, optimizer: Optimizer, arguments: Arguments) -> Arguments | None:
         """Read the gradients, once the closure has computed them where there is one."""
         if self._nests(optimizer) or not self._is_mine(optimizer):
@@ -261,8 +278,8 @@ class Watcher:
         one = self._held(optimizer)
         self._open_round(one)
         gradients = one.gradients()
-        whole = not any(gradient is None for gradient in gradients)
-        present = one.all if whole else np.array([g is not None for g in gradients])
+        present = one.present()
+        whole = present is one.all
         now = Pending(one, self.step, present, skipped=skipped, whole=whole)
         self._pending[one.place] = now
         scaler = self._awaited[0] if self._awaited is not None else None
@@ -283,7 +300,7 @@ class Watcher:
 
     def _read_norms(self, now: Pending, gradients: Sequence[Tensor | None], given: Number) -> None:
         """Norms of the gradients, from the clipping where there was one."""
-        measured = None if now.held.reader.groups else self.clips.of(gradients)
+        measured = self.clips.of(gradients)
         if measured is None:
             now.norms = _divided(_norms(now.held.reader), given)
             now.total = now.after = number_of(torch.linalg.vector_norm(now.norms))
@@ -461,6 +478,9 @@ class Watcher:
             if not any(model is one for one in self.models.values()):
                 self.models[self._free(name)] = model
         self._names = names_in(self.models)
+        if is_compiled(self.models.values()):
+            self._leave_alone()
+        self.hooks |= {k: v for k, v in hooks_in(self.models).items() if k not in self.hooks}
         self._outputs = Outputs(self.catalogue, self._names)
 
     def _free(self, name: str) -> str:
@@ -488,6 +508,23 @@ class Watcher:
     def close(self) -> None:
         """Take in what is still on its way."""
         self._rounds.close()
+
+
+def is_compiled(models: Iterable[nn.Module]) -> bool:
+    """Whether torch compiles a part of some models."""
+    parts = (vars(part) for model in models for part in model.modules())
+    return any(part.get("_compiled_call_impl") or "_orig_mod" in part for part in parts)
+
+
+def hooks_in(models: Mapping[str, nn.Module]) -> dict[str, frozenset[int]]:
+    """Forward hooks of the modules that have some, by the module's name."""
+    found = {}
+    for prefix, model in models.items():
+        for name, module in unwrapped(model).named_modules():
+            mine = {**module._forward_hooks, **module._forward_pre_hooks}
+            if mine:
+                found[f"{prefix}.{name}".strip(".")] = frozenset(map(id, mine.values()))
+    return found
 
 
 def _norms(reader: Reader) -> Tensor:

@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812 as everybody writes it
+from torch.nn import functional as F
 
 torch.manual_seed(0)
 x, y = torch.randn(20, 8), torch.arange(20) % 4
