@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,10 +12,15 @@ from torch.optim import Optimizer
 
 from steadygrad._check import check
 from steadygrad.core.finding import Finding, Severity
-from steadygrad.core.report import Report
+from steadygrad.core.report import Report, diagnose
+from steadygrad.detectors import DETECTORS
+from steadygrad.probe.dynamo import eager
+from steadygrad.probe.nonfinite import before_exception
 from steadygrad.replay.assemble import Heard, assemble
 from steadygrad.replay.captured import CannotLook, Captured
 from steadygrad.replay.owners import Named
+from steadygrad.replay.randomness import kept as kept_generators
+from steadygrad.replay.randomness import set_generators
 from steadygrad.replay.score import Term, reached
 from steadygrad.replay.tape import Tape
 
@@ -49,11 +54,51 @@ def first_cause(kept: Kept, optimizer: Optimizer, visible: Named, step: int) -> 
     """
     heard = _heard(kept)
     try:
-        with _buffers_kept(kept, visible), torch.enable_grad():
+        with _buffers_put_back(_buffers_in(kept, visible)), torch.enable_grad():
             captured = assemble(heard, optimizer, visible)
             return _looked(captured, step)
     except CannotLook as error:
         return Cause((), str(error))
+
+
+DISGUISES = (
+    "probability tensor contains either `inf`, `nan`",
+    "to satisfy the constraint",
+    "invalid numeric entries",
+    "contained non-finite values",
+    "contains NaN",
+    "contains infinity",
+    "contains inf or NaN",
+    "should be between 0 and 1",
+    "underflow in dt",
+    "invalid values",
+    "cannot convert float NaN to integer",
+    "cannot convert float infinity to integer",
+)
+"""What libraries raise when they meet a number that is not finite."""
+
+
+def is_disguised(error: BaseException) -> bool:
+    """Whether an exception may be a NaN in disguise."""
+    return any(words.lower() in str(error).lower() for words in DISGUISES)
+
+
+def cause_of_exception(tape: Tape, step: int) -> Cause:
+    """Run the model's last call again, up to where it raised, and name what broke before."""
+    entry = tape.running or tape.latest
+    if entry is None or entry.module is None:
+        return Cause((), "no call of a model was noted")
+    model, run = entry.module, entry.run
+
+    def again() -> object:
+        set_generators(entry.rng)
+        return run(*entry.args, **entry.kwargs)
+
+    with eager(), torch.enable_grad(), kept_generators(), _buffers_put_back(model.buffers()):
+        facts = before_exception(model, again, entry.given())
+    report = diagnose(record_of([], {"nonfinite": facts, "step": step}), DETECTORS)
+    found = tuple(replace(one, steps=(step, step)) for one in _of_numbers(report))
+    return Cause(found, "" if found else "everything was finite until it was raised")
 
 
 def _heard(kept: Kept) -> Heard:
@@ -99,15 +144,20 @@ def _of_numbers(report: Report) -> Iterator[Finding]:
             yield one
 
 
-@contextmanager
-def _buffers_kept(kept: Kept, visible: Named) -> Iterator[None]:
-    """Put back what running a model again does to its buffers."""
+def _buffers_in(kept: Kept, visible: Named) -> Iterator[Tensor]:
+    """Buffers of every model that may be run again."""
     models = [one for _, one in visible if issubclass(type(one), nn.Module)]
     latest = kept.tape.latest
     if latest is not None and latest.module is not None:
         models.append(latest.module)
-    buffers = {id(b): b for model in models for b in model.buffers()}
-    before = [(b, b.detach().clone()) for b in buffers.values()]
+    return (buffer for model in models for buffer in model.buffers())
+
+
+@contextmanager
+def _buffers_put_back(buffers: Iterable[Tensor]) -> Iterator[None]:
+    """Put back what running a model again does to its buffers."""
+    known = {id(buffer): buffer for buffer in buffers}
+    before = [(buffer, buffer.detach().clone()) for buffer in known.values()]
     try:
         yield
     finally:

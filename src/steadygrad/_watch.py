@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
-from steadygrad._replay import Cause, Kept, first_cause
+from steadygrad._replay import Cause, Kept, cause_of_exception, first_cause, is_disguised
 from steadygrad.core.decimation import Memory
 from steadygrad.core.finding import Finding, as_json
 from steadygrad.core.record import Record
@@ -39,6 +39,7 @@ from steadygrad.taps.watcher import Trouble, Watcher
 
 RETOLD = 20.0  # seconds after which what is known besides the steps is written anew
 RING = 128  # steps of an incident that stand before it
+JUMPS = 10  # incidents of a run that are no more than a jump of the gradient
 REPLAYS = 3  # of a run: chosen by us, later trouble mostly comes of the first
 Say = Callable[[str], None]
 
@@ -103,6 +104,7 @@ class Watch:
         self._known = -1  # sites that the writer has been told of
         self._told = 0.0  # when, in seconds
         self._causes: list[Cause] = []
+        self._jumps: list[int] = []
         self._replaying = 0.0
         self._faults: list[str] = []
         self._begin = time.perf_counter()
@@ -112,6 +114,7 @@ class Watch:
             self._find,
             self._keep,
             self._trouble,
+            self._jumped,
             overhead=plan.overhead,
             only=optimizers,
             failed=self._failed,
@@ -167,12 +170,13 @@ class Watch:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        _kind: type[BaseException] | None,
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            self.ended = f"{kind.__name__}: {error}".strip(": ")
+        if error is not None:
+            self.ended = f"{type(error).__name__}: {error}".strip(": ")
+            self.explain(error)
         self.close()
 
     def __repr__(self) -> str:
@@ -238,6 +242,24 @@ class Watch:
             self._writer.event({**event, "why": cause.why, "parameters": list(trouble.names)})
             self._leave(self._writer, trouble.step, cause)
             self._tell(self._writer)
+
+    def _jumped(self, step: int, norm: float) -> None:
+        """Leave the steps before a jump of the gradient behind, unless it is one of many."""
+        if self._writer is not None and len(self._jumps) < JUMPS:
+            if not self._jumps or step - self._jumps[-1] >= RING:
+                self._jumps.append(step)
+                self._writer.event({"step": step, "kind": "jump", "norm": norm})
+                self._leave(self._writer, step)
+
+    def explain(self, error: BaseException) -> None:
+        """Look for the first cause of an exception that may be a NaN in disguise."""
+        recorder = self._watcher.recorder
+        if not is_disguised(error) or recorder.stopped or self._causes:
+            return
+        self._watcher.muted = True
+        with recorder.asleep():
+            cause = cause_of_exception(recorder.tape, self._watcher.step + 1)
+        self._causes.append(cause)
 
     def _leave(self, writer: Writer, step: int, cause: Cause | None = None) -> None:
         """Leave behind what is needed to look into a step again: the steps before it, its batch."""

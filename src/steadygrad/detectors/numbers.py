@@ -127,19 +127,21 @@ def nonfinite_forward(record: Record) -> Iterator[Finding]:
     facts = record.facts["nonfinite"]
     bad = [row for row in facts["parameters"] if _matters(facts) or row["nan"]]
     if bad:
-        yield _bad_weights(bad, facts)
+        step = record.facts.get("step")
+        when = "before the first step" if step is None else f"before step {step}"
+        yield _bad_weights(bad, facts, when)
     event = facts["forward"]
     reaches = facts["loss"] is not False
     if event and reaches and event["module"] is not None and not bad and not _is_half(event):
         yield _broken_op(event, "forward")
 
 
-def _bad_weights(bad: Sequence[Fact], facts: Fact) -> Finding:
+def _bad_weights(bad: Sequence[Fact], facts: Fact, when: str) -> Finding:
     owners = tuple(dict.fromkeys(row["name"].rpartition(".")[0] for row in bad))
     first = bad[0]
     says = (
         f"{first['count']} of {first['numel']} numbers of {first['name']} "
-        f"{_be(first)} NaN or infinite before the first step"
+        f"{_be(first)} NaN or infinite {when}"
     )
     says += f", and {len(bad) - 1} more parameters are broken" if len(bad) > 1 else ""
     patch = f"model.get_submodule({owners[0]!r}).reset_parameters()"

@@ -37,6 +37,8 @@ def run(options: Options, write: Callable[[Report], None], failed: Callable[[Rep
     watch = Watch((), (), plan)
     ending = ended(program)
     watch.ended = ending.words
+    if ending.words and ending.error is not None:
+        watch.explain(ending.error)
     watch.close()
     report = watch.report() if first else None
     if report is not None:

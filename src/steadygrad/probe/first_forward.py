@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -109,6 +109,16 @@ def first_forward(subject: Subject) -> dict[str, Any]:
         search = Search(stack.enter_context(calling(subject.model)), names)
         result = rerun(subject, search)
         return search.culprit(result)
+
+
+def until_exception(model: nn.Module, run: Callable[[], object]) -> dict[str, Any]:
+    """Return the first op that broke anything before a pass raised; {} when there is none."""
+    with ExitStack() as stack:
+        names = stack.enter_context(Names())
+        search = stack.enter_context(Search(stack.enter_context(calling(model)), names))
+        with suppress(Exception):  # it has been shown to the user
+            run()
+        return search.culprit(())
 
 
 class Names(TorchFunctionMode):

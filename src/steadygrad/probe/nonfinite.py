@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steadygrad.probe.feeder import feeder
 from steadygrad.probe.first_backward import first_backward
-from steadygrad.probe.first_forward import first_forward
+from steadygrad.probe.first_forward import first_forward, until_exception
 from steadygrad.probe.gradients import gradients
 from steadygrad.probe.headroom import exponentials, half
 from steadygrad.probe.singular import Amplification, below_eps, mattering
@@ -58,6 +58,28 @@ def first_nonfinite(subject: Subject) -> Readings:
         guilty = found.get("how") in ("born", "nan")
         facts["forward" if guilty else "entered"] = found
     return readings
+
+
+def before_exception(
+    model: nn.Module, run: Callable[[], object], inputs: Iterable[Tensor]
+) -> dict[str, Any]:
+    """The fact `nonfinite` of a forward pass that raises: what broke before it did."""
+    data = [_tensor(f"input {n}", t) for n, t in enumerate(inputs) if _broken(t)]
+    signals = [(name, one) for name, one in model.named_parameters() if _broken(one)]
+    event = until_exception(model, run)
+    return {
+        "data": data,
+        "parameters": [_tensor(name, one) for name, one in signals],
+        "buffers": [_tensor(n, b) for n, b in model.named_buffers() if _broken(b)],
+        "outputs": True,
+        "nan_outputs": True,
+        "loss": None,
+        "gradients": [],
+        "no_gradient": False,
+        "forward": event if event.get("how") in ("born", "nan") else {},
+        "entered": event,
+        "backward": {},
+    }
 
 
 def _forward(subject: Subject) -> dict[str, Any]:

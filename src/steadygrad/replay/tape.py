@@ -119,6 +119,7 @@ class Tape(TorchFunctionMode):
         self.fault: Exception | None = None
         self.refuse: Callable[[], None] | None = None
         self.latest: Entry | None = None
+        self.running: Entry | None = None  # a module call that has begun, or has raised
         self.births = Births()
         self._made = WeakTensorKeyDictionary()
         self._detached = WeakTensorKeyDictionary()
@@ -217,7 +218,9 @@ class Tape(TorchFunctionMode):
         root = unwrapped(module) if module is not None and _is_open(module) else None
         if root is None and not _is_open_tree((args, kwargs)):
             return None
-        return self._entry(run, root, args, kwargs)
+        entry = self._entry(run, root, args, kwargs)
+        self.running = entry if root is not None else self.running
+        return entry
 
     def _ended(
         self,
@@ -229,7 +232,8 @@ class Tape(TorchFunctionMode):
     ) -> None:
         if entry is not None:
             self._keep(entry, entry.results(args, kwargs, out))
-            self.latest = entry if entry.module is not None else self.latest
+            if entry.module is not None:
+                self.latest, self.running = entry, None
         elif self.thorough:
             self.births.note(run, (args, kwargs), out)
 

@@ -19,6 +19,7 @@ from steadygrad.guards.names import names_of
 from steadygrad.guards.norms import Reader
 from steadygrad.guards.readers import reader_of
 from steadygrad.taps.catalogue import Catalogue, Names, Places
+from steadygrad.taps.jumps import Jumps
 from steadygrad.taps.stale import Staleness
 
 
@@ -41,6 +42,7 @@ class Held:
     nonzero: np.ndarray[tuple[int], np.dtype[np.bool_]]
     all: np.ndarray[tuple[int], np.dtype[np.bool_]]
     settings: Mapping[str, Any]  # JSON-like: what the optimizer was told
+    jumps: Jumps = field(default_factory=Jumps)
     steps: int = 0
     sites: Sequence[Site] = field(default_factory=tuple)
 

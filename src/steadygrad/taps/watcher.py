@@ -109,6 +109,7 @@ class Watcher:
         find: Find,
         keep: Callable[[Row], None],
         trouble: Callable[[Trouble], None],
+        jumped: Callable[[int, float], None],
         *,
         overhead: float,
         only: Sequence[Optimizer] = (),
@@ -129,7 +130,8 @@ class Watcher:
         self.has_compiled = False
         self.hooks: dict[str, frozenset[int]] = {}  # of modules, when they were first trained
         self.scaler: dict[str, float] | None = None
-        self._find, self._trouble, self._only, self._failed = find, trouble, only, failed
+        self._find, self._only, self._failed = find, only, failed
+        self._trouble, self._jumped = trouble, jumped
         self._names = Names({}, {}, {}, {})
         self._outputs: Outputs | None = None
         self._rounds = Rounds(keep, self._count)
@@ -351,6 +353,9 @@ class Watcher:
         self.losses.used()
         self.clips.forget()
         self._since.add(id(optimizer))
+        if one.on_host and now.norms is not None and one.jumps.is_one(float(now.total)):
+            self.schedule.burst(self.step + 1)
+            self._jumped(now.step, float(now.total))
         self._arm()
 
     def _ask_guard(self, now: Pending, optimizer: Optimizer) -> None:
