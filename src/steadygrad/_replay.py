@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from steadygrad._check import check
 from steadygrad.core.finding import Finding, Severity
+from steadygrad.core.record import record_of
 from steadygrad.core.report import Report, diagnose
 from steadygrad.detectors import DETECTORS
 from steadygrad.probe.dynamo import eager

@@ -35,7 +35,7 @@ from steadygrad.replay.owners import Named, modules_in, variables
 from steadygrad.taps.facts import facts_of
 from steadygrad.taps.listener import listening
 from steadygrad.taps.recorder import recording
-from steadygrad.taps.watcher import Trouble, Watcher
+from steadygrad.taps.watcher import Told, Trouble, Watcher
 
 RETOLD = 20.0  # seconds after which what is known besides the steps is written anew
 RING = 128  # steps of an incident that stand before it
@@ -110,15 +110,8 @@ class Watch:
         self._begin = time.perf_counter()
         self._end: float | None = None
         self.ended = ""
-        self._watcher = Watcher(
-            self._find,
-            self._keep,
-            self._trouble,
-            self._jumped,
-            overhead=plan.overhead,
-            only=optimizers,
-            failed=self._failed,
-        )
+        told = Told(self._find, self._keep, self._trouble, self._jumped, self._failed)
+        self._watcher = Watcher(told, overhead=plan.overhead, only=optimizers)
         self._stack = ExitStack()
         self._stack.enter_context(listening(self._watcher))
         self._stack.enter_context(recording(self._watcher.recorder))
@@ -245,11 +238,12 @@ class Watch:
 
     def _jumped(self, step: int, norm: float) -> None:
         """Leave the steps before a jump of the gradient behind, unless it is one of many."""
-        if self._writer is not None and len(self._jumps) < JUMPS:
-            if not self._jumps or step - self._jumps[-1] >= RING:
-                self._jumps.append(step)
-                self._writer.event({"step": step, "kind": "jump", "norm": norm})
-                self._leave(self._writer, step)
+        early = bool(self._jumps) and step - self._jumps[-1] < RING
+        if self._writer is None or early or len(self._jumps) >= JUMPS:
+            return
+        self._jumps.append(step)
+        self._writer.event({"step": step, "kind": "jump", "norm": norm})
+        self._leave(self._writer, step)
 
     def explain(self, error: BaseException) -> None:
         """Look for the first cause of an exception that may be a NaN in disguise."""

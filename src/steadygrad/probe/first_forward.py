@@ -118,7 +118,8 @@ def until_exception(model: nn.Module, run: Callable[[], object]) -> dict[str, An
         search = stack.enter_context(Search(stack.enter_context(calling(model)), names))
         with suppress(Exception):  # it has been shown to the user
             run()
-        return search.culprit(())
+        found: dict[str, Any] = search.culprit(())
+    return found
 
 
 class Names(TorchFunctionMode):

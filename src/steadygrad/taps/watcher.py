@@ -62,6 +62,17 @@ class Trouble:
     scaled: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Who is told of what: a complete row, trouble, a jump of the norm, a fault of ours."""
+
+    find: Find
+    keep: Callable[[Row], None]
+    trouble: Callable[[Trouble], None]
+    jumped: Callable[[int, float], None]
+    failed: Callable[[Exception], None]
+
+
 @dataclass(slots=True)
 class Pending:
     """A step that has begun: what was read of it so far."""
@@ -102,19 +113,9 @@ def careful(method: Callable[..., Any]) -> Callable[..., Any]:  # the same; None
 
 
 class Watcher:
-    """What is known of a training while it runs. Readings go to `keep`, trouble to `trouble`."""
+    """What is known of a training while it runs."""
 
-    def __init__(
-        self,
-        find: Find,
-        keep: Callable[[Row], None],
-        trouble: Callable[[Trouble], None],
-        jumped: Callable[[int, float], None],
-        *,
-        overhead: float,
-        only: Sequence[Optimizer] = (),
-        failed: Callable[[Exception], None],
-    ) -> None:
+    def __init__(self, told: Told, *, overhead: float, only: Sequence[Optimizer] = ()) -> None:
         self.recorder = Recorder()
         self.catalogue = Catalogue()
         self.losses, self.clips = Losses(), Clips()
@@ -130,11 +131,10 @@ class Watcher:
         self.has_compiled = False
         self.hooks: dict[str, frozenset[int]] = {}  # of modules, when they were first trained
         self.scaler: dict[str, float] | None = None
-        self._find, self._only, self._failed = find, only, failed
-        self._trouble, self._jumped = trouble, jumped
+        self._told, self._only = told, only
         self._names = Names({}, {}, {}, {})
         self._outputs: Outputs | None = None
-        self._rounds = Rounds(keep, self._count)
+        self._rounds = Rounds(told.keep, self._count)
         self._stepped: set[int] = set()  # places of the optimizers that have, in this round
         self._since: set[int] = set()  # ids of those that have since the last backward pass
         self._plain_kinds: dict[type, bool] = {}
@@ -327,7 +327,7 @@ class Watcher:
         scaled = not isinstance(now.scale, float) or now.scale != 1.0
         trouble = Trouble(self.step, optimizer, loss, total, names, scaled=scaled)
         begin = time.perf_counter()
-        self._trouble(trouble)
+        self._told.trouble(trouble)
         self.spent -= time.perf_counter() - begin  # counted where it belongs
 
     def _finish(self, optimizer: Optimizer) -> None:
@@ -355,7 +355,7 @@ class Watcher:
         self._since.add(id(optimizer))
         if one.on_host and now.norms is not None and one.jumps.is_one(float(now.total)):
             self.schedule.burst(self.step + 1)
-            self._jumped(now.step, float(now.total))
+            self._told.jumped(now.step, float(now.total))
         self._arm()
 
     def _ask_guard(self, now: Pending, optimizer: Optimizer) -> None:
@@ -479,7 +479,7 @@ class Watcher:
         wanted = {id(one) for group in optimizer.param_groups for one in group["params"]}
         if wanted <= self._names.parameters.keys():
             return
-        for name, model in self._find(optimizer).items():
+        for name, model in self._told.find(optimizer).items():
             if not any(model is one for one in self.models.values()):
                 self.models[self._free(name)] = model
         self._names = names_in(self.models)
@@ -504,7 +504,7 @@ class Watcher:
         """Step aside for the rest of the run."""
         self.active = False
         self.recorder.stop("the watching ended")
-        self._failed(error)
+        self._told.failed(error)
 
     def peek(self) -> Row | None:
         """The row that may still get readings, as it is now."""
