@@ -57,7 +57,7 @@ def first_cause(kept: Kept, optimizer: Optimizer, visible: Named, step: int) -> 
     try:
         with _buffers_put_back(_buffers_in(kept, visible)), torch.enable_grad():
             captured = assemble(heard, optimizer, visible)
-            return _looked(captured, step)
+            return looked(captured, step)
     except CannotLook as error:
         return Cause((), str(error))
 
@@ -117,7 +117,8 @@ def _heard(kept: Kept) -> Heard:
     return heard
 
 
-def _looked(captured: Captured, step: int) -> Cause:
+def looked(captured: Captured, step: int) -> Cause:
+    """Look at a captured step for what breaks its numbers."""
     facts = {**captured.facts, "step": step}
     if captured.blind:
         facts["blind"] = dict(captured.blind)

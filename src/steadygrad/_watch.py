@@ -22,11 +22,12 @@ from torch.optim import Optimizer
 
 from steadygrad._replay import Cause, Kept, cause_of_exception, first_cause, is_disguised
 from steadygrad.core.decimation import Memory
-from steadygrad.core.finding import Finding, as_json
+from steadygrad.core.finding import Finding, as_json, from_json
 from steadygrad.core.record import Record
 from steadygrad.core.report import Report, diagnose
 from steadygrad.core.steps import METRICS, Row, record_of_rows
 from steadygrad.core.store import Writer, create
+from steadygrad.core.stored import Stored, record_of
 from steadygrad.detectors import WATCHING
 from steadygrad.guards.refusals import unwrapped as unwrapped_optimizer
 from steadygrad.probe.wrappers import unwrapped
@@ -86,6 +87,16 @@ class Plan:
     say: Say | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     writes: bool = False
+    command: Sequence[str] = ()
+
+
+def report_of(run: Stored) -> Report:
+    """Say what was wrong with a run that was written to disk."""
+    record = record_of(run)
+    found = [one for one in map(from_json, record.facts.get("cause") or ()) if one is not None]
+    cost = {k: v for k, v in (run.meta.get("cost") or {}).items() if isinstance(v, float)}
+    target = str(run.meta.get("name", run.path.name))
+    return diagnose(record, WATCHING, target=target, cost=cost, found=found)
 
 
 class Watch:
@@ -189,7 +200,9 @@ class Watch:
         """Write down what is known of the run besides its steps."""
         sites = self._watcher.catalogue.sites
         self._known, self._told = len(sites), time.perf_counter()
-        known = {"facts": self._facts(self._memory.rows), "cost": self._cost()}
+        known: dict[str, Any] = {"facts": self._facts(self._memory.rows), "cost": self._cost()}
+        if self._plan.command:
+            known["command"] = list(self._plan.command)
         writer.meta(known, sites)
 
     def _facts(self, rows: Sequence[Row]) -> dict[str, Any]:

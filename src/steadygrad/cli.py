@@ -199,6 +199,87 @@ def run_command(  # noqa: PLR0913 - one argument for each option
     raise typer.Exit(_guarded(start, lambda _: None))
 
 
+@app.command(name="report")
+def report_command(
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="A run directory; the newest below runs/ otherwise."),
+    ] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="How to write the report.")
+    ] = Format.text,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write the report to a file.", show_default=False),
+    ] = None,
+    fail_on: Annotated[Level, typer.Option(help="Lowest severity that exits with 1.")] = Level.risk,
+) -> None:
+    """Say what was wrong with a run, from its directory; also while it is going on."""
+
+    def start() -> int:
+        from steadygrad._watch import report_of
+        from steadygrad.core.stored import newest, read
+
+        try:
+            stored = read(run or newest(Path("runs")))
+        except ValueError as error:
+            return _say(str(error))
+        report = report_of(stored)
+        _write(_rendered(report, form, sys.stdout), output, sys.stdout)
+        return _exit_code(report, fail_on)
+
+    raise typer.Exit(_guarded(start, lambda _: None))
+
+
+@app.command(
+    name="replay",
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
+)
+def replay_command(
+    incident: Annotated[Path, typer.Argument(help="A directory as runs/<run>/incidents/<step>.")],
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[SCRIPT]", help="The script of the run.", show_default=False),
+    ] = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ARGUMENTS]...", help="The script's own arguments.", show_default=False
+        ),
+    ] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="How to write the report.")
+    ] = Format.text,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write the report to a file.", show_default=False),
+    ] = None,
+) -> None:
+    """Compute a step that went wrong once more, from what was kept of it, and name the first cause.
+
+    The script runs up to its first step, which makes the model; weights, batch, and random numbers
+    are then those of the incident. Without a script, what was found at the time is shown, and how
+    to repeat it: no file of a run is ever executed.
+    """
+    stdout = _reserve_stdout()
+
+    def write(report: Report) -> int:
+        _write(_rendered(report, form, stdout), output, stdout)
+        return _exit_code(report, Level.risk)
+
+    def start() -> int:
+        from steadygrad.launch.repeated import repeated, told
+
+        if target is None:
+            report, advice = told(incident)
+            code = write(report)
+            typer.echo(advice, err=True)
+            return code
+        return repeated(incident, target, arguments or (), write)
+
+    raise typer.Exit(_guarded(start, lambda _: None))
+
+
 @app.command()
 def explain(
     code: Annotated[

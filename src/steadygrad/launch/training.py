@@ -81,10 +81,14 @@ def ended(program: Program) -> Ending:
     return Ending(0)
 
 
+def show_error(ending: Ending) -> None:
+    """Show what a script has raised, as Python would have."""
+    if ending.error is not None and not isinstance(ending.error, SystemExit):
+        show(ending.error)
+
+
 def leave(ending: Ending) -> int:
-    """Show a script's exception, or exit as it wanted to; return the exit code."""
+    """Exit as the script wanted to, or return the exit code."""
     if isinstance(ending.error, SystemExit):
         raise ending.error
-    if ending.error is not None:
-        show(ending.error)
     return ending.code

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from steadygrad._watch import Plan, Watch
 from steadygrad.core.report import Report
-from steadygrad.launch.training import ended, leave, module, script
+from steadygrad.launch.training import ended, leave, module, script, show_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,15 @@ def run(options: Options, write: Callable[[Report], None], failed: Callable[[Rep
     program, variables = start(options.target, options.arguments)
     first = os.environ.get("RANK", "0") == "0"
     name = Path(options.target).stem
-    plan = Plan(options.directory, options.overhead, name, _say, variables, writes=first)
+    plan = Plan(
+        options.directory,
+        options.overhead,
+        name,
+        _say,
+        variables,
+        writes=first,
+        command=(options.target, *options.arguments),
+    )
     watch = Watch((), (), plan)
     ending = ended(program)
     watch.ended = ending.words
@@ -41,8 +49,9 @@ def run(options: Options, write: Callable[[Report], None], failed: Callable[[Rep
         watch.explain(ending.error)
     watch.close()
     report = watch.report() if first else None
+    sys.stdout.flush()
+    show_error(ending)
     if report is not None:
-        sys.stdout.flush()
         write(report)
     code = leave(ending)
     return 1 if code == 0 and report is not None and failed(report) else code
