@@ -243,9 +243,11 @@ class Watch:
         self._causes.append(cause)
         self._say(_told(trouble, cause))
         if self._writer is not None:
-            found = [as_json(one) for one in cause.findings]
-            event = {"step": trouble.step, "kind": "nonfinite", "findings": found}
-            self._writer.event({**event, "why": cause.why, "parameters": list(trouble.names)})
+            for one in cause.findings:
+                self._writer.event({"step": trouble.step, "kind": "finding", **as_json(one)})
+            if not cause.findings:
+                event = {"step": trouble.step, "kind": "nonfinite", "says": cause.why}
+                self._writer.event({**event, "where": list(trouble.names)})
             self._leave(self._writer, trouble.step, cause)
             self._tell(self._writer)
 

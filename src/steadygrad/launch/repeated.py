@@ -24,10 +24,8 @@ def told(directory: Path) -> tuple[Report, str]:
     """What was found of an incident at the time, and how to look into it again."""
     stored = _run_of(directory)
     step = _step_of(directory)
-    found: list[Finding] = []
-    for event in stored.events:
-        if event.get("step") == step and isinstance(event.get("findings"), list):
-            found += [one for one in map(from_json, event["findings"]) if one is not None]
+    mine = (from_json(event) for event in stored.events if event.get("step") == step)
+    found = [one for one in mine if one is not None]
     command = stored.meta.get("command")
     words = [str(one) for one in command] if isinstance(command, list) else ["train.py"]
     advice = f"steadygrad: to compute the step again: steadygrad replay {directory} "
