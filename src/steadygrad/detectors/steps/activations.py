@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from steadygrad.core.finding import Advice, Finding, Severity, detector
 from steadygrad.core.record import Record
 from steadygrad.detectors.steps.course import Course, course_of
-from steadygrad.detectors.steps.moves import middle
+from steadygrad.detectors.steps.moves import is_matrix, middle
 from steadygrad.detectors.words import layers
 
 CUTS = re.compile(r"^relu6?$", re.IGNORECASE)  # exactly zero below zero
@@ -46,7 +46,7 @@ def dead_relu(record: Record, *, share: float = 0.9, samples: int = 5) -> Iterat
     dead, whole = _dead(record, samples), _whole(record)
     ill = [place for place, site in enumerate(sites) if CUTS.match(site.kind)]
     ill = [place for place in ill if dead[place] >= share or whole[place]]
-    if not ill or (course.state == "unknown" and not any(whole[place] for place in ill)):
+    if _without_weights(record) or not ill or (course.state == "unknown" and not any(whole[place] for place in ill)):
         return
     first = min(ill, key=lambda place: sites[place].depth)
     amount = "nothing but zeros left" if whole[first] else f"{dead[first]:.0%} of the units of"
@@ -60,6 +60,14 @@ def dead_relu(record: Record, *, share: float = 0.9, samples: int = 5) -> Iterat
         try_next=(Advice("revive"), Advice("leaky-relu", "nn.LeakyReLU(0.01)")),
         magnitude=9.0,
     )
+
+
+def _without_weights(record: Record) -> bool:
+    """Whether all weight matrices are zero, which explains zeros better than a dead unit."""
+    sizes = record.series("weight", "weight")
+    matrices = [place for place, site in enumerate(record.sites_of("weight")) if is_matrix(site)]
+    read = sizes[np.isfinite(sizes).any(axis=1)][:, matrices]
+    return bool(read.size and (read[-1] == 0).all())
 
 
 def _dead(record: Record, samples: int) -> Floats:
@@ -89,12 +97,13 @@ def _severity(course: Course, *, whole: bool) -> Severity:
 
 
 @detector("G302", "saturated-activation", needs=("saturated", "loss"), explains=("G102", "G411"))
-def saturated_activation(record: Record, *, share: float = 0.9) -> Iterator[Finding]:
+def saturated_activation(record: Record, *, share: float = 0.8) -> Iterator[Finding]:
     """A tanh or sigmoid inside the network that is used nearly everywhere where it is flat.
 
     **What it looks at.** The share of elements of a tanh or sigmoid where it is flat (|tanh| > 0.97
     or a sigmoid within 0.03 of its ends), over the later half of the sampled steps: at least
-    `share` = 0.9 (chosen by us) while the loss gives no sign of learning. The last output is left
+    `share` = 0.8 (chosen by us) while the loss gives no sign of learning, or falls and is still worse than a constant
+    prediction. The last output is left
     out: a confident prediction is meant to be at the end of its range.
 
     **Why it matters.** Little gradient passes; the layers below hardly move.
@@ -109,7 +118,7 @@ def saturated_activation(record: Record, *, share: float = 0.9) -> Iterator[Find
     sites, course = record.sites_of("output"), course_of(record)
     read = record.series("saturated", "output")
     read = read[np.isfinite(read).any(axis=1)]
-    if not course.ill or len(read) < 3:
+    if not (course.ill or course.worse) or len(read) < 3:
         return
     typical = middle(read[len(read) // 2 :])
     deepest = max(site.depth for site in sites)

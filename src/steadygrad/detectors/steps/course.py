@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from steadygrad.core.record import Record
 
 Floats = NDArray[np.float64]
+Whole = NDArray[np.int64]
 State = Literal["unknown", "learns", "stands", "fails"]
 """`fails`: no better than the best constant prediction. `stands`: it does not fall, and nobody
-knows what a constant prediction costs, so that it may have learned before. `unknown`: too short, a
-warm-up still under way, or opponents whose losses need not fall."""
+knows what a constant prediction costs, so that it may have learned before. `unknown`: too short or
+too noisy to say, a warm-up still under way, or opponents whose losses need not fall."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class Course:
     def ill(self) -> bool:
         """Whether the loss gives no sign of learning."""
         return self.state in ("stands", "fails")
+
+    @property
+    def worse(self) -> bool:
+        """Whether the loss is far worse than a constant prediction's, though it may be falling."""
+        return self.end > 2 * self.constant
 
     @property
     def scale(self) -> float:
@@ -76,16 +82,32 @@ def course_of(record: Record, *, least: int = 20) -> Course:
     return Course(state, length, start, end, noise, constant)
 
 
-def _state(steps: NDArray[np.int64], loss: Floats, end: float, constant: float) -> State:
+def _state(steps: Whole, loss: Floats, end: float, constant: float) -> State:
     """Judge the course; the constant prediction is compared on the batch that it was made for."""
-    if math.isnan(constant):
-        return "learns" if fell(steps, loss) else "stands"
-    no_better = min(end, float(loss[-1])) >= 0.98 * constant
-    if not no_better:
-        return "learns" if fell(steps, loss) or end < 0.9 * constant else "stands"
-    late = steps >= steps[0] + (steps[-1] - steps[0]) / 2
-    at_constant = end <= 1.1 * constant and not fell(steps[late], loss[late])
-    return "fails" if at_constant or not fell(steps, loss) else "learns"
+    falls = fell(steps, loss)
+    if min(end, float(loss[-1])) >= 0.98 * constant:
+        late = steps >= steps[0] + (steps[-1] - steps[0]) / 2
+        there = end <= 1.1 * constant and not fell(steps[late], loss[late])
+        if there:
+            return "fails" if _known(steps, loss, constant) else "unknown"
+        flat: State = "fails"
+    else:
+        flat = "stands"
+        falls = falls or end < 0.9 * constant
+    if falls:
+        return "learns"
+    return flat if _known(steps, loss, end) else "unknown"
+
+
+def _known(steps: Whole, loss: Floats, size: float, *, share: float = 0.06) -> bool:
+    """Whether the noise would let us see a fall by a `share` = 6 % of the loss (chosen by us).
+
+    Three standard errors of the fall of a straight line through the run, sqrt(12 / n) noise each. A
+    loss noisier than that may fall, or be a little better than a constant, without our seeing it.
+    """
+    late = int(ends(steps)[1].sum())
+    many = min(len(loss), 4 * late)  # where the beginning was thinned out, its rows tell less
+    return bool(3 * noise_of(loss) * math.sqrt(12 / many) <= share * abs(size))
 
 
 def span(record: Record) -> int:
@@ -106,7 +128,7 @@ def _objective(record: Record) -> Floats | None:
     return losses[:, 0] if bool(alike.all()) else None
 
 
-def ends(steps: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def ends(steps: Whole) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Mark the first twentieth (at least three steps) and the last quarter of the steps."""
     length = steps[-1] - steps[0]
     return steps <= steps[0] + max(2, 0.05 * length), steps >= steps[-1] - 0.25 * length
@@ -117,7 +139,7 @@ def noise_of(loss: Floats) -> float:
     return float(1.4826 * np.median(np.abs(np.diff(loss))) / math.sqrt(2))
 
 
-def fell(steps: NDArray[np.int64], loss: Floats, *, sigmas: float = 4.0) -> bool:
+def fell(steps: Whole, loss: Floats, *, sigmas: float = 4.0) -> bool:
     """Whether the end is below the start, or the trend points down, beyond the noise.
 
     The medians of both ends differ by more than `sigmas` = 4 standard errors, or of 45 pairs of the
@@ -133,7 +155,7 @@ def fell(steps: NDArray[np.int64], loss: Floats, *, sigmas: float = 4.0) -> bool
     return drop > sigmas * error + resolution or _trend(steps, loss, resolution) <= -33
 
 
-def _trend(steps: NDArray[np.int64], loss: Floats, resolution: float) -> float:
+def _trend(steps: Whole, loss: Floats, resolution: float) -> float:
     """Kendall's S of the medians of ten equally long parts."""
     part = np.minimum(10 * (steps - steps[0]) // max(steps[-1] - steps[0], 1), 9)
     middles = np.array([np.median(loss[part == one]) for one in range(10) if (part == one).any()])

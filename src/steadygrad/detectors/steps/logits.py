@@ -26,7 +26,7 @@ def exploding_logits(
 
     **What it looks at.** The largest logit of each attention over at least `samples` = 5 sampled
     steps: its median over the last third is above `limit` = 100 and `growth` = 2 times that of the
-    first third (both chosen by us: healthy runs stay below 50). It is a risk when the loss gives no
+    first three (both chosen by us: healthy runs stay below 50). It is a risk when the loss gives no
     sign of learning, or the weights of queries and keys grew by `growth` while those of values
     did not; else a note.
 
@@ -44,7 +44,7 @@ def exploding_logits(
     read = read[np.isfinite(read).any(axis=1)]
     if len(read) < samples:
         return
-    first, last = _thirds(read)
+    first, last = _ends(read)
     ill = [p for p in range(len(sites)) if last[p] > limit and last[p] > growth * first[p]]
     if not ill:
         return
@@ -65,10 +65,9 @@ def exploding_logits(
     )
 
 
-def _thirds(values: Floats) -> tuple[Floats, Floats]:
-    """Medians of the first and last third of the readings: [sites]."""
-    third = max(2, len(values) // 3)
-    first, last = np.nan_to_num(values[:third]), np.nan_to_num(values[-third:])
+def _ends(values: Floats) -> tuple[Floats, Floats]:
+    """Medians of the first three and of the last third of the readings: [sites]."""
+    first, last = np.nan_to_num(values[:3]), np.nan_to_num(values[-max(2, len(values) // 3) :])
     return np.median(first, axis=0), np.median(last, axis=0)
 
 

@@ -14,9 +14,10 @@ CLIP = (
     "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n"
     "optimizer.step()  # scaler.step(optimizer)"
 )
+SYMPTOMS = ("G003", "G101", "G102", "G108", "G301", "G302", "G402", "G411", "G412")
 
 
-@detector("G404", "stale-gradient", needs=("stale",), explains=("G101", "G108", "G411", "G412"))
+@detector("G404", "stale-gradient", needs=("stale",), explains=SYMPTOMS)
 def stale_gradient(record: Record, *, share: float = 0.1, steps: int = 5) -> Iterator[Finding]:
     """Gradients of the step before that are still there when the next ones are added.
 

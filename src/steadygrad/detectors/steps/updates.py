@@ -23,13 +23,17 @@ WIDE = "model.float()  # and torch.autocast(device_type, torch.bfloat16), or flo
     needs=("update", "loss"),
     explains=("G101", "G102", "G108", "G113", "G301", "G302", "G411", "G003", "G004"),
 )
-def large_update(record: Record, *, ratio: float = 0.1, samples: int = 3) -> Iterator[Finding]:
+def large_update(
+    record: Record, *, ratio: float = 0.1, whole: float = 1.0, samples: int = 3
+) -> Iterator[Finding]:
     """Steps that move weights by a large part of their size, in a run that does not learn.
 
-    **What it looks at.** Update over weight of the weight matrices, the median over them, from the
-    fourth step on, since the first steps of adaptive optimizers are the largest: at least
-    `samples` = 3 sampled steps above `ratio` = 0.1 (customary is 1e-3; chosen by us), while the
-    loss gives no sign of learning. Weights that started at zero have no size to compare with yet.
+    **What it looks at.** Update over weight of the weight matrices, the median over them: a sampled
+    step that moves them by `whole` = 1 time their size or more, so that nothing of their
+    initialisation is left; or at least `samples` = 3 sampled steps above `ratio` = 0.1 from the
+    fourth step on, since the first steps of adaptive optimizers are the largest (customary is 1e-3;
+    chosen by us). Then the consequence: the loss gives no sign of learning, or is not finite any
+    more. Weights that start at zero have no size to compare with, and are left out.
 
     **Why it matters.** What ten such steps have made of a weight has nothing to do with what it
     was: the network is drawn anew, out of proportion, every ten steps.
@@ -41,18 +45,23 @@ def large_update(record: Record, *, ratio: float = 0.1, samples: int = 3) -> Ite
     **References.** You 2017 (LARS), section 4; Karpathy's 1e-3.
     """
     course, moves = course_of(record), moves_of(record)
-    if not course.ill or moves is None:
+    broke = bool(np.isinf(record.series("loss", "step")).any())
+    if moves is None or not (course.ill or broke):
         return
-    sizes = middle(moves.ratio.T)
-    large = (moves.steps > 3) & (sizes > ratio)
-    if large.sum() < samples or course.end < course.start - course.noise:
-        return
+    ratios = np.where(moves.weight[0] > 0, moves.ratio, np.nan)
+    sizes = middle(ratios.T)
+    large = sizes >= whole
+    if not large.any():
+        large = (moves.steps > 3) & (sizes > ratio)
+        if large.sum() < samples:
+            return
     typical = float(np.median(sizes[large]))
-    worst = np.argsort(-np.nan_to_num(middle(moves.ratio[large])))[:5]
+    worst = np.argsort(-np.nan_to_num(middle(ratios[large])))[:5]
     yield Finding(
         Severity.risk,
         f"{int(large.sum())} of {len(sizes)} sampled steps moved the weights by {typical:.2g} of "
-        f"their size; {course.words}.",
+        f"their size, first in step {int(moves.steps[large][0])}; "
+        f"{'the loss is no longer finite' if broke else course.words}.",
         tuple(owner(moves.sites[place].name) for place in worst),
         {"ratio": typical, "loss": course.end, "start": course.start},
         confidence="likely",
