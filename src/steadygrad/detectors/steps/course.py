@@ -27,7 +27,8 @@ too noisy to say, a warm-up still under way, or opponents whose losses need not 
 class Course:
     """What the loss did: `start` and `end` are medians, `constant` is NaN where it is unknown.
 
-    `noise` is the standard deviation of one loss, estimated from its differences.
+    `noise` is the standard deviation of one loss, estimated from its differences. The constant is that
+    of all data, see `_of_all_data`.
     """
 
     state: State
@@ -76,27 +77,34 @@ def course_of(record: Record, *, least: int = 20) -> Course:
         return Course("unknown", length)
     first, last = ends(steps)
     start, end = float(np.median(loss[first])), float(np.median(loss[last]))
-    constant = _constant(record, end)
-    noise = noise_of(loss)
-    state = "unknown" if warming_up(record) else _state(steps, loss, end, constant)
-    return Course(state, length, start, end, noise, constant)
+    batch = _constant(record, end)
+    constant = _of_all_data(record, batch)
+    state: State = "unknown"
+    if not warming_up(record):
+        better = not end >= 0.98 * constant or not loss[-1] >= 0.98 * batch
+        state = _state(steps, loss, constant, better=better)
+    return Course(state, length, start, end, noise_of(loss), constant)
 
 
-def _state(steps: Whole, loss: Floats, end: float, constant: float) -> State:
-    """Judge the course; the constant prediction is compared on the batch that it was made for."""
-    falls = fell(steps, loss)
-    if min(end, float(loss[-1])) >= 0.98 * constant:
-        late = steps >= steps[0] + (steps[-1] - steps[0]) / 2
-        there = end <= 1.1 * constant and not fell(steps[late], loss[late])
-        if there:
-            return "fails" if _known(steps, loss, constant) else "unknown"
-        flat: State = "fails"
-    else:
-        flat = "stands"
-        falls = falls or end < 0.9 * constant
-    if falls:
+def _state(steps: Whole, loss: Floats, constant: float, *, better: bool) -> State:
+    """Judge the course, given whether it ends better than a constant prediction or nobody knows."""
+    end = float(np.median(loss[ends(steps)[1]]))
+    if not better and end <= 1.1 * constant and _stands(steps, loss, constant):
+        return "fails" if _known(steps, loss, constant) else "unknown"
+    if fell(steps, loss) or (better and end < 0.9 * constant):
         return "learns"
+    flat: State = "stands" if better else "fails"
     return flat if _known(steps, loss, end) else "unknown"
+
+
+def _stands(steps: Whole, loss: Floats, constant: float, *, crawl: float = 0.01) -> bool:
+    """Whether the later half does not fall; or so little in 500 steps (chosen by us) as not to."""
+    late = steps >= steps[0] + (steps[-1] - steps[0]) / 2
+    steps, loss = steps[late], loss[late]
+    first, last = ends(steps)
+    drop = float(np.median(loss[first]) - np.median(loss[last]))
+    crawls = steps[-1] - steps[0] >= 490 and drop < crawl * constant
+    return bool(crawls) or not fell(steps, loss)
 
 
 def _known(steps: Whole, loss: Floats, size: float, *, share: float = 0.06) -> bool:
@@ -172,6 +180,23 @@ def _constant(record: Record, end: float) -> float:
     passes = record.series("backwards", "step")
     many = float(np.nanmedian(passes)) if np.isfinite(passes).any() else 1.0
     return min((once, once * max(many, 1.0)), key=lambda cost: abs(cost - end))
+
+
+def _of_all_data(record: Record, batch: float) -> float:
+    """What the best constant costs on all data, given what it costs on a batch, to which it is fit.
+
+    For C classes and N labels the entropy of a batch is too low by (C - 1) / 2N on average (Miller
+    and Madow 1955). Twice that is taken, since what it costs less by chance must not make a network
+    look bad; where N is not known, a tenth more; never more than ln C.
+    """
+    facts = record.facts.get("constant") or {}
+    classes, count = int(facts.get("classes") or 0), int(facts.get("count") or 0)
+    if classes < 2 or math.isnan(batch):
+        return batch
+    times = batch / float(facts["loss"])
+    most = times * math.log(classes)
+    likely = batch + times * (classes - 1) / count if count else 1.1 * batch
+    return max(batch, min(likely, most))
 
 
 def warming_up(record: Record) -> bool:
