@@ -1,0 +1,129 @@
+"""The first step whose numbers broke, and the parameter where it was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from steadygrad.core.finding import Finding, Severity, detector
+from steadygrad.core.record import Record
+
+Kind = Literal["loss", "backward", "update"]
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """The first step that was not finite: what broke in it, whether it stayed so, and where."""
+
+    kind: Kind
+    step: int
+    names: tuple[str, ...]
+    severity: Severity
+    of: int
+
+    def finding(self, says: str) -> Finding:
+        """Say it as a symptom: the cause is an op, which only a replay of the step finds."""
+        return Finding(
+            self.severity,
+            f"{says} This is where it was seen; the op that made it comes before.",
+            self.names[:5] or ("loss",),
+            {"step": float(self.step), "parameters": float(len(self.names)), "of": float(self.of)},
+            steps=(self.step, self.step),
+            magnitude=10.0,
+        )
+
+
+def _first_break(record: Record) -> Break | None:
+    """Find the first break in a step that was made; None when the replay named its cause."""
+    if record.facts.get("cause") or not len(record.steps):
+        return None
+    loss = np.isinf(record.series("loss", "step")).any(axis=1)
+    grad, weight = (np.isinf(record.series(name, "weight")) for name in ("grad", "weight"))
+    made = ~(record.series("skipped", "step") > 0).any(axis=1)
+    broken = (loss | grad.any(axis=1) | weight.any(axis=1)) & made
+    if not broken.any():
+        return None
+    row = int(np.flatnonzero(broken)[0])
+    kind: Kind = "update" if weight[row].any() else "loss" if loss[row] else "backward"
+    which = weight[row] if kind == "update" else grad[row]
+    sites = record.sites_of("weight")
+    order = sorted(np.flatnonzero(which), key=lambda place: -sites[place].depth)
+    names = tuple(sites[place].name for place in order)
+    heals = row + 1 < len(broken) and not broken[row + 1 :].all()
+    severity = Severity.risk if heals else Severity.broken
+    return Break(kind, int(record.steps[row]), names, severity, len(sites))
+
+
+@detector("G003", "nonfinite-loss", needs=("loss",), explains=("G411", "G402", "G405"))
+def nonfinite_loss(record: Record) -> Iterator[Finding]:
+    """A loss that becomes infinite or NaN in the middle of a training.
+
+    **What it looks at.** The first step that was made with a loss that is not finite, while the
+    weights were finite as far as they were read. It is a risk when later steps are finite again,
+    and broken when none is. Skipped steps (a loss scale that is being fitted, a guard) are left
+    alone. It says nothing where a replay of the step found the cause.
+
+    **Why it matters.** One step is enough: the weights are NaN from then on.
+
+    **When it is wrong.** A batch without a single target has a loss of NaN and gradients of zero;
+    it does no harm to the weights.
+
+    **What to try.** `steadygrad check` on the batch of that step; `sg.skip_nonfinite()`.
+
+    **References.** See `steadygrad explain G002` for ops that do this.
+    """
+    broke = _first_break(record)
+    if broke and broke.kind == "loss":
+        yield broke.finding(f"the loss of step {broke.step} is not finite.")
+
+
+@detector("G004", "nonfinite-backward", needs=("grad",), explains=("G411", "G402", "G405"))
+def nonfinite_backward(record: Record) -> Iterator[Finding]:
+    """A gradient that becomes infinite or NaN while the loss is finite.
+
+    **What it looks at.** The first step that was made with a finite loss and a gradient that is
+    not, read before clipping, since clipping by the norm spreads one NaN to all parameters. The
+    parameter nearest to the loss is named first: the break lies between it and the next one that
+    is finite. Skipped steps are left alone. It says nothing where a replay found the cause.
+
+    **Why it matters.** A guard that looks at the loss does not see it.
+
+    **When it is wrong.** Not that we know: a gradient that is not finite was applied.
+
+    **What to try.** Look for sqrt, norms, divisions and masks behind the parameter that is named.
+
+    **References.** pytorch #68425 (masked branches); see `steadygrad explain G004`.
+    """
+    broke = _first_break(record)
+    if broke and broke.kind == "backward":
+        yield broke.finding(
+            f"{len(broke.names)} of {broke.of} gradients of step {broke.step} are not finite, "
+            f"nearest to the loss {broke.names[0] if broke.names else ''}, though the loss is."
+        )
+
+
+@detector("G005", "nonfinite-update", needs=("weight",), explains=("G003", "G004", "G411"))
+def nonfinite_update(record: Record) -> Iterator[Finding]:
+    """Weights that are no longer finite although every gradient before was.
+
+    **What it looks at.** Weights that are not finite in a sampled step, before which no step that
+    was made had a loss or a gradient that was not. Then the optimizer's own arithmetic broke them.
+    It says nothing where a replay found the cause.
+
+    **Why it matters.** Loss and gradients were perfect, so that the lr is blamed.
+
+    **When it is wrong.** When the weights were changed by something else than the optimizer.
+
+    **What to try.** float32 weights and autocast; in float16 an `eps` of 1e-4.
+
+    **References.** openai/CLIP #40, #57; Lightning #20619.
+    """
+    broke = _first_break(record)
+    if broke and broke.kind == "update":
+        yield broke.finding(
+            f"{len(broke.names)} of {broke.of} parameters are not finite before step {broke.step}, "
+            "though all gradients before were."
+        )

@@ -1,0 +1,108 @@
+"""Steps whose gradient stands far above those before, and whether the loss came back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steadygrad.core.finding import Advice, Finding, Severity, detector
+from steadygrad.core.record import Record
+from steadygrad.detectors.steps.course import course_of, noise_of
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Spike:
+    """One spike: its step, how many times the typical norm it is, and the loss around it."""
+
+    step: int
+    size: float
+    before: float
+    after: float
+    stays: bool
+
+
+@detector("G108", "gradient-spike", needs=("norm", "loss"), explains=("G301", "G302", "G411"))
+def gradient_spike(
+    record: Record, *, factor: float = 10.0, sigmas: float = 8.0, within: int = 50
+) -> Iterator[Finding]:
+    """A gradient far above those before it.
+
+    **What it looks at.** The logarithm of the norm before clipping against median and MAD of up to
+    a hundred readings before: a spike is `factor` = 10 times the median and `sigmas` = 8 robust
+    standard deviations above it. Then the loss: the median of `within` = 50 steps before against
+    the steps from 50 after on, and against the end. It is a note when the loss came back, and a
+    risk when it stays above by more than five times its noise and a tenth of itself, from then on
+    to the end, in a run that had learned before and does not any more (all chosen by us).
+
+    **Why it matters.** A single step may throw the weights to where units are dead; under Adam a
+    spike holds the second moment up, so that steps stay small for 1 / (1 - beta2) steps.
+
+    **When it is wrong.** Opponents, reinforcement learning and rare batches have heavy tails; large
+    language models recover from most spikes within 50 to 200 steps.
+
+    **What to try.** Clip at the 99th percentile of the norms; look at the batch of that step;
+    a smaller beta2; QK-norm where the logits of attention grow.
+
+    **References.** Chowdhery 2022 (PaLM), section 5.1; Molybog 2023; Takase 2023.
+    """
+    spikes = _spikes(record, factor, sigmas, within)
+    if not spikes:
+        return
+    course = course_of(record)
+    worst = max(spikes, key=lambda one: (one.stays, one.size))
+    stays = worst.stays and course.state != "unknown"
+    yield Finding(
+        Severity.risk if stays else Severity.note,
+        f"the gradient of step {worst.step} was {worst.size:.3g} times those before; the loss was "
+        f"{worst.before:.3g} before and is {worst.after:.3g} since."
+        if stays
+        else f"{len(spikes)} steps had gradients far above those before, the largest {worst.size:.3g}"
+        f" times, in step {worst.step}; the loss shows no lasting harm.",
+        ("optimizer",),
+        {"spikes": float(len(spikes)), "size": worst.size, "step": float(worst.step)},
+        confidence="likely" if stays else "possible",
+        try_next=(Advice("clip-norm", "sg.guard(optimizer, sg.clip_norm(1.0))"),),
+        steps=(spikes[0].step, spikes[-1].step),
+        magnitude=math.log10(worst.size),
+    )
+
+
+def _spikes(record: Record, factor: float, sigmas: float, within: int) -> list[Spike]:
+    norm, loss = record.series("norm", "step"), record.series("loss", "step")
+    if not norm.shape[1]:
+        return []
+    good = np.isfinite(norm[:, 0]) & (norm[:, 0] > 0) & np.isfinite(loss[:, 0])
+    steps, size, loss = record.steps[good], np.log(norm[good, 0]), loss[good, 0]
+    found = []
+    for place in range(20, len(size)):
+        if size[place] - size[place - 1] < math.log(factor) / 2:  # cheap: a spike begins sharply
+            continue
+        before = size[max(0, place - 100) : place]
+        typical = float(np.median(before))
+        spread = 1.4826 * float(np.median(np.abs(before - typical)))
+        if size[place] - typical > max(math.log(factor), sigmas * spread):
+            times = math.exp(float(size[place]) - typical)
+            found.append(_around(steps, loss, place, times, within))
+    return found
+
+
+def _around(
+    steps: NDArray[np.int64], loss: Floats, place: int, size: float, within: int
+) -> Spike:
+    """Compare the loss before a spike with the loss when it should have recovered."""
+    here = int(steps[place])
+    before = loss[(steps < here) & (steps >= here - within)]
+    after = loss[steps > here + within]
+    level = float(np.median(before)) if len(before) else math.nan
+    if len(after) < 10 or len(before) < 10:
+        return Spike(here, size, level, math.nan, stays=False)
+    bar = level + max(5 * noise_of(before), 0.1 * abs(level))
+    parts = np.array_split(after, 5)
+    middles = [float(np.median(part)) for part in parts if len(part)]
+    return Spike(here, size, level, min(middles), stays=min(middles) > bar)
