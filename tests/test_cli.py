@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from steadygrad.core.record import Site
+from steadygrad.core.steps import Row
+from steadygrad.core.store import create
 
 SCRIPTS = Path(__file__).parent / "launch" / "scripts"
 
@@ -24,10 +31,25 @@ def steadygrad(*arguments: str, cwd: Path | None = None) -> subprocess.Completed
     )
 
 
+@pytest.fixture
+def a_run(tmp_path: Path) -> Path:
+    said: list[str] = []
+    writer = create(tmp_path / "runs" / "first", "first", said.append)
+    writer.meta({}, [Site("AdamW", "step"), Site("fc.weight", "weight")])
+    for step in range(30):
+        read = {"loss": [1.0 / (1 + step)], "grad": [0.1]}
+        writer.add(Row(step, step / 10, {name: np.float32(one) for name, one in read.items()}))
+    writer.close()
+    assert not said
+    return writer.path
+
+
 @pytest.mark.parametrize(
-    "words", [["--help"], ["check", "--help"], ["explain"], ["explain", "G201"]]
+    "words",
+    [["--help"], ["check", "--help"], ["explain"], ["explain", "G201"], ["top", "--once", "RUN"]],
 )
-def test_what_needs_no_tensor_imports_no_torch(words: list[str]) -> None:
+def test_what_needs_no_tensor_imports_no_torch(words: list[str], a_run: Path) -> None:
+    words = [str(a_run) if word == "RUN" else word for word in words]
     source = f"""
 import sys
 from steadygrad.cli import app
@@ -116,3 +138,45 @@ def test_an_interrupt_exits_as_a_shell_expects(tmp_path: Path) -> None:
     done = steadygrad("check", "stuck.py", cwd=tmp_path)
     assert done.returncode == 130
     assert done.stderr.startswith("steadygrad: interrupted")
+
+
+def test_the_newest_run_is_drawn_once_where_there_is_no_terminal(a_run: Path) -> None:
+    done = steadygrad("top", cwd=a_run.parents[1])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("first  ended")
+    assert "\x1b" not in done.stdout
+    assert done.stdout == steadygrad("top", str(a_run), "--once").stdout
+
+
+@pytest.mark.parametrize("words", [[], ["missing"], ["empty"], ["a\x1b[2Jb"]])
+def test_what_is_no_run_is_a_sentence_and_two(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    done = steadygrad("top", *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("steadygrad: expected a run directory, got ")
+    assert done.stderr.endswith(": `steadygrad run train.py` makes one\n")
+    assert "\x1b" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminal on this system")
+def test_an_interrupt_ends_the_view_and_says_nothing(a_run: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "steadygrad", "top", str(a_run)]
+    variables = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=variables) as child:
+        os.close(theirs)
+        drawn = b""
+        while b"fc" not in drawn:
+            drawn += os.read(ours, 4096)
+        child.send_signal(signal.SIGINT)
+        try:
+            while more := os.read(ours, 4096):
+                drawn += more
+        except OSError:  # the other end was closed
+            pass
+    assert child.returncode == 0
+    assert b"Traceback" not in drawn
+    assert drawn.rstrip().endswith((b"\x1b[?1049l", b"\x1b[?25h"))
+    os.close(ours)

@@ -41,9 +41,12 @@ def test_an_unknown_name_is_named_in_the_error() -> None:
         "steadygrad",
         "steadygrad.cli",
         "steadygrad.core.report",
+        "steadygrad.core.store",
+        "steadygrad.core.tail",
         "steadygrad.core.theory",
         "steadygrad.detectors",
         "steadygrad.render",
+        "steadygrad.render.live",
     ],
 )
 def test_importing_does_not_import_torch(module: str) -> None:

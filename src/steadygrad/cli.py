@@ -355,10 +355,14 @@ def _follow(path: Path, once: bool, glyphs: Glyphs) -> None:
     if once or not drawn_on_terminal:
         console.print(draw(), soft_wrap=True)
         return
-    with Live(draw(), console=console, screen=True, auto_refresh=False) as screen:
+    screen = Live(draw(), console=console, screen=True, auto_refresh=False)
+    try:  # not `with`: an interrupt while it starts would leave the terminal as it draws
+        screen.start(refresh=True)
         while True:
             time.sleep(0.5)
             screen.update(draw(), refresh=True)
+    finally:
+        screen.stop()
 
 
 def _guarded(run: Callable[[], int], explain_error: Callable[[BaseException], None]) -> int:

@@ -311,6 +311,13 @@ def test_a_broken_meta_leaves_the_rows(tmp_path: Path, meta: str) -> None:
     assert (len(run.rows), run.sites, len(run.events)) == (1, (), 1)
 
 
+def test_what_only_bears_the_name_of_a_file_is_left_out(tmp_path: Path) -> None:
+    for name in ("meta.json", "events.jsonl", "steps.000001.l0.jsonl"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "steps.jsonl").write_text(line_of(row(3)))
+    assert len(read(tmp_path).rows) == len(Tail(tmp_path).look().rows) == 1
+
+
 def test_sites_are_read_up_to_the_first_that_is_none(tmp_path: Path) -> None:
     sites = [{"name": "a", "role": "weight"}, {"name": "b", "role": "ghost"}, {"name": "c"}]
     (tmp_path / "meta.json").write_text(json.dumps({"sites": sites}))

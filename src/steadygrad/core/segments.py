@@ -20,8 +20,9 @@ from steadygrad.core.lines import line_of, rows_of
 CURRENT = "steps.jsonl"
 NAME = re.compile(r"steps\.(\d{1,12})(?:-(\d{1,12}))?\.l(\d{1,3})\.jsonl")
 SEGMENT = 2_000_000  # bytes from which on the current file is rotated
-T = TypeVar("T")
 KEPT = 4  # segments of a level; one more, and the oldest is decimated
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -50,7 +51,7 @@ def segments(directory: Path) -> list[Segment]:
 
 def _segment(path: Path) -> Segment | None:
     matched = NAME.fullmatch(path.name)
-    if matched is None:
+    if matched is None or not path.is_file():
         return None
     first, last, level = matched.groups()
     return Segment(int(first), int(last or first), int(level), path)
