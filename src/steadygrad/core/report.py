@@ -80,7 +80,11 @@ def diagnose(
         if missing := one.missing(record):
             blind.append(Blind(one.code, one.name, _why(record, missing)))
             continue
-        mine = one.run(record)
+        try:
+            mine = one.run(record)
+        except Exception as error:  # a fault of one detector must not silence the others
+            blind.append(Blind(one.code, one.name, f"it failed: {type(error).__name__}: {error}"))
+            continue
         every += mine
         if not mine:
             clear.append(one.code)

@@ -42,7 +42,7 @@ from steadygrad.detectors.step import (
     nonfinite_update,
     swallowed_update,
 )
-from steadygrad.detectors.steps import WATCHING
+from steadygrad.detectors.steps import WATCHING as WATCHING
 from steadygrad.detectors.through_time import exploding_through_time, vanishing_through_time
 from steadygrad.detectors.values import cloned_init, symmetric_init, uninitialised_memory
 from steadygrad.detectors.wiring import no_gradient, not_in_optimizer

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from steadygrad.core.steps import OF_OUTPUT, Row
@@ -21,7 +22,8 @@ def facts_of(watcher: Watcher, rows: Sequence[Row]) -> Facts:
     facts: Facts = {
         "run": {"steps": watcher.step + 1, "compiled": watcher.has_compiled},
         "optimizers": [_settings(one) for one in known],
-        "wiring": _wiring(known, watcher.models, watcher.step + 1),
+        "wiring": _wiring(known, watcher.models, watcher.step + 1)
+        | {"unmoved": _unmoved(known, rows)},
         "blind": dict(watcher.blind),
     }
     stale = [one.stale for one in known if one.stale.steps]
@@ -67,6 +69,21 @@ def _wiring(known: Sequence[Held], models: Mapping[str, nn.Module], steps: int) 
         "zero": [name for name, _, seen, some in wants if seen and not some],
         "expected_zero": [],
     }
+
+
+def _unmoved(known: Sequence[Held], rows: Sequence[Row]) -> list[str]:
+    """Parameters with a gradient of which no element has changed in any sampled step."""
+    sampled = [row.read["moved"] for row in rows if "moved" in row.read]
+    width = max((len(one) for one in sampled), default=0)
+    most = np.full(width, np.nan, dtype=np.float32)
+    for one in sampled:
+        most[: len(one)] = np.fmax(most[: len(one)], one)
+    return [
+        site.name
+        for one in known
+        for site, place in zip(one.sites, one.places, strict=True)
+        if place < width and most[place] == 0
+    ]
 
 
 def _presence(one: Held) -> list[tuple[str, bool, bool, bool]]:

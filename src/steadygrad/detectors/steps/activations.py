@@ -46,7 +46,11 @@ def dead_relu(record: Record, *, share: float = 0.9, samples: int = 5) -> Iterat
     dead, whole = _dead(record, samples), _whole(record)
     ill = [place for place, site in enumerate(sites) if CUTS.match(site.kind)]
     ill = [place for place in ill if dead[place] >= share or whole[place]]
-    if _without_weights(record) or not ill or (course.state == "unknown" and not any(whole[place] for place in ill)):
+    if (
+        _without_weights(record)
+        or not ill
+        or (course.state == "unknown" and not any(whole[place] for place in ill))
+    ):
         return
     first = min(ill, key=lambda place: sites[place].depth)
     amount = "nothing but zeros left" if whole[first] else f"{dead[first]:.0%} of the units of"

@@ -92,9 +92,7 @@ def _spikes(record: Record, factor: float, sigmas: float, within: int) -> list[S
     return found
 
 
-def _around(
-    steps: NDArray[np.int64], loss: Floats, place: int, size: float, within: int
-) -> Spike:
+def _around(steps: NDArray[np.int64], loss: Floats, place: int, size: float, within: int) -> Spike:
     """Compare the loss before a spike with the loss when it should have recovered."""
     here = int(steps[place])
     before = loss[(steps < here) & (steps >= here - within)]
