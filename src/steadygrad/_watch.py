@@ -229,6 +229,8 @@ class Watch:
 
     def _trouble(self, trouble: Trouble) -> None:
         """Look for the first cause of a number that is not finite, unless it is an old story."""
+        if not self._watcher.filters:
+            self._watcher.filters = filters_nan(self._visible())
         if len(self._causes) >= REPLAYS or _is_broken(trouble.optimizer):
             return
         if trouble.scaled and math.isfinite(trouble.loss):
@@ -300,7 +302,15 @@ class Watch:
     def _cost(self) -> dict[str, float]:
         elapsed = (self._end or time.perf_counter()) - self._begin - self._replaying
         own = self._watcher.spent + self._watcher.recorder.tape.spent
-        return {"seconds": elapsed, "overhead": own / max(elapsed - own, 1e-9)}
+        steps = float(self._watcher.step + 1)
+        return {"seconds": elapsed, "overhead": own / max(elapsed, 1e-9), "steps": steps}
+
+
+def filters_nan(visible: Named) -> bool:
+    """Whether a Trainer of transformers is at work that leaves broken losses out of its log."""
+    hosts = [one for _, one in visible if type(one).__module__.startswith("transformers.")]
+    settings = (getattr(host, "args", None) for host in hosts)
+    return any(getattr(one, "logging_nan_inf_filter", False) is True for one in settings)
 
 
 def ring_of(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:

@@ -53,6 +53,7 @@ def run(options: Options, write: Callable[[Report], None], failed: Callable[[Rep
     show_error(ending)
     if report is not None:
         write(report)
+        _say(f"the run is in {watch.path}")
     code = leave(ending)
     return 1 if code == 0 and report is not None and failed(report) else code
 

@@ -247,9 +247,16 @@ def _unseen(report: Report, page: Page) -> Iterable[Text]:
 def _cost(report: Report, page: Page) -> Iterable[Text]:
     said = [f"{_plural(len(report.clear), 'check')} clear"] if report.clear else []
     seconds = report.cost.get("seconds", math.nan)
-    if math.isfinite(seconds):
+    if "overhead" in report.cost:
+        said.append(_watched(report, seconds))
+    elif math.isfinite(seconds):
         said.append(_looked(seconds, report.cost.get("relative_to_step", math.nan), page.glyphs))
     return _indented(page.wrapped("; ".join(said), 2), 2, "dim") if said else ()
+
+
+def _watched(report: Report, seconds: float) -> str:
+    steps = _plural(int(report.cost.get("steps", len(report.record.steps))), "step")
+    return f"{steps} in {seconds:.1f} s, of which {report.cost['overhead']:.1%} was the watch"
 
 
 def _looked(seconds: float, ratio: float, glyphs: Glyphs) -> str:

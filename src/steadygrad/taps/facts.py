@@ -13,31 +13,39 @@ from steadygrad.core.steps import OF_OUTPUT, Row
 from steadygrad.taps.held import Held
 from steadygrad.taps.watcher import Watcher, hooks_in
 
+OF_SOME = ("dead", "saturated", "logit")  # outputs of relus, of tanh and sigmoid, of attention
 Facts = dict[str, Any]  # JSON-like, see core.record.Facts
 
 
 def facts_of(watcher: Watcher, rows: Sequence[Row]) -> Facts:
     """Everything that detectors over many steps want to know besides the readings."""
     known = list(watcher.held.values())
+    steps = watcher.step + 1
     facts: Facts = {
-        "run": {"steps": watcher.step + 1, "compiled": watcher.has_compiled},
+        "run": {"steps": steps, "compiled": watcher.has_compiled},
         "optimizers": [_settings(one) for one in known],
-        "wiring": _wiring(known, watcher.models, watcher.step + 1)
-        | {"unmoved": _unmoved(known, rows)},
+        "wiring": {
+            **_wiring(known, watcher.models),
+            "steps": steps,
+            "unmoved": _unmoved(known, rows),
+        },
         "blind": dict(watcher.blind),
+        "clip_order": _order(watcher),
+        "clipping": _clipping(rows),
+        "hidden_nan": _hidden(watcher, rows),
+        "ineffective_hooks": _ineffective(watcher),
+        "ranks": {"world": watcher.world, "diverged": []},
     }
     stale = [one.stale for one in known if one.stale.steps]
     if stale:
         worst = max(stale, key=lambda one: one.stale / one.steps)
-        facts["stale"] = {"steps": worst.steps, "stale": worst.stale, "line": ["", 0]}
-    facts |= _clipping(watcher, rows)
+        facts["stale"] = {"steps": worst.steps, "stale": worst.stale, "line": list(worst.line)}
     if watcher.scaler is not None:
         facts["scaler"] = watcher.scaler
-    if watcher.has_compiled:
-        now, then = hooks_in(watcher.models), watcher.hooks
-        facts["ineffective_hooks"] = [n for n in now if now[n] - then.get(n, frozenset())]
     if watcher.recorder.stopped:
         facts["blind"] |= dict.fromkeys(OF_OUTPUT, watcher.recorder.stopped)
+    elif any("rms" in row.read for row in rows):
+        facts |= dict.fromkeys(OF_SOME, "a network without such outputs")
     return facts
 
 
@@ -46,7 +54,7 @@ def _settings(one: Held) -> Facts:
     return {"name": name, **one.settings}
 
 
-def _wiring(known: Sequence[Held], models: Mapping[str, nn.Module], steps: int) -> Facts:
+def _wiring(known: Sequence[Held], models: Mapping[str, nn.Module]) -> Facts:
     """Parameters by what keeps them from being trained: four sets that have nothing in common."""
     stepped = {id(p) for one in known for p in one.parameters}
     frozen, outside, count = [], [], 0
@@ -61,7 +69,6 @@ def _wiring(known: Sequence[Held], models: Mapping[str, nn.Module], steps: int) 
     mine = [(s, p, seen, some) for one in known for s, p, seen, some in _presence(one)]
     wants = [row for row in mine if row[1]]
     return {
-        "steps": steps,
         "model_parameters": count,
         "frozen": frozen,
         "outside": outside,
@@ -96,25 +103,42 @@ def _presence(one: Held) -> list[tuple[str, bool, bool, bool]]:
     ]
 
 
-def _clipping(watcher: Watcher, rows: Sequence[Row]) -> Facts:
+def _order(watcher: Watcher) -> Facts:
     order = watcher.clips.order
-    facts: Facts = {}
-    if order.calls:
-        facts["clip_order"] = {
-            "steps": order.calls,
-            "after_step": order.after_step,
-            "before_backward": 0,
-            "before_unscale": order.before_unscale,
-            "line": list(order.line),
-        }
-    bound = [row for row in rows if "max_norm" in row.read and "norm" in row.read]
-    if bound:
-        pairs = [(row.read["norm"][0], row.read["max_norm"][0]) for row in bound]
-        finite = [(n, m) for n, m in pairs if math.isfinite(n) and math.isfinite(m)]
-        facts["clipping"] = {
-            "steps": len(pairs),
-            "clipped": sum(bool(n > m) for n, m in pairs),
-            "largest": max((float(n) for n, _ in finite), default=0.0),
-            "threshold": float(finite[-1][1]) if finite else math.inf,
-        }
-    return facts
+    return {
+        "steps": order.calls,
+        "after_step": order.after_step,
+        "before_backward": 0,
+        "before_unscale": order.before_unscale,
+        "line": list(order.line),
+    }
+
+
+def _clipping(rows: Sequence[Row]) -> Facts:
+    bound = [row.read for row in rows if "max_norm" in row.read and "norm" in row.read]
+    pairs = [(read["norm"][0], read["max_norm"][0]) for read in bound]
+    finite = [(n, m) for n, m in pairs if math.isfinite(n) and math.isfinite(m)]
+    return {
+        "steps": len(finite),
+        "clipped": sum(bool(n > m) for n, m in finite),
+        "largest": max((float(n) for n, _ in finite), default=0.0),
+        "threshold": float(finite[-1][1]) if finite else math.inf,
+    }
+
+
+def _hidden(watcher: Watcher, rows: Sequence[Row]) -> Facts:
+    """Steps whose loss a host's log does not show as what it was."""
+    if not watcher.filters:
+        return {}
+    steps = [
+        row.step for row in rows if "loss" in row.read and not math.isfinite(row.read["loss"][0])
+    ]
+    return {"host": "transformers", "steps": steps, "setting": "logging_nan_inf_filter"}
+
+
+def _ineffective(watcher: Watcher) -> list[str]:
+    """Modules that got a hook after they were compiled."""
+    if not watcher.has_compiled:
+        return []
+    now, then = hooks_in(watcher.models), watcher.hooks
+    return [name for name in now if now[name] - then.get(name, frozenset())]

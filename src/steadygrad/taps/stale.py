@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from steadygrad.probe.trace import users_line
+
 Mark = tuple[int, int, int]  # place of a parameter, id and version of its gradient
 
 
@@ -22,6 +24,7 @@ class Staleness:
     parameters: Sequence[Tensor]
     steps: int = 0
     stale: int = 0
+    line: tuple[str, int] = ("", 0)  # of the first backward pass that found some
     _left: list[Mark] = field(default_factory=list)
     _suspected: bool = False
     _first: bool = False
@@ -38,6 +41,8 @@ class Staleness:
         now = self._marks()
         if self._first:
             self._suspected = bool(self._left) and now == self._left
+            if self._suspected and not self.line[1]:
+                self.line = users_line()
             self._first = False
         elif self._suspected and now != self._left:
             self._suspected = False

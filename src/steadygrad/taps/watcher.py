@@ -129,6 +129,8 @@ class Watcher:
         self.home = (os.getpid(), threading.get_ident())
         self.step = -1
         self.has_compiled = False
+        self.filters = False  # whether a host leaves broken losses out of its log
+        self.world = 1  # ranks
         self.hooks: dict[str, frozenset[int]] = {}  # of modules, when they were first trained
         self.scaler: dict[str, float] | None = None
         self._told, self._only = told, only
