@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -53,15 +54,19 @@ def first_cause(kept: Kept, optimizer: Optimizer, visible: Named, step: int) -> 
 
     Model, optimizer, buffers, and generators are as they were afterwards. Nothing is trained.
     """
-    heard = _heard(kept)
-    try:
-        with _buffers_put_back(_buffers_in(kept, visible)), torch.enable_grad():
-            captured = assemble(heard, optimizer, visible)
-            return looked(captured, step)
-    except CannotLook as error:
-        return Cause((), str(error))
+    cause = Cause((), "no backward pass was heard")
+    for heard in _passes(kept):
+        try:
+            with _buffers_put_back(_buffers_in(kept, visible)), torch.enable_grad():
+                cause = looked(assemble(heard, optimizer, visible), step)
+        except CannotLook as error:
+            cause = Cause((), str(error))
+        if cause.findings:
+            break
+    return cause
 
 
+MOST_PASSES = 16  # of one step that are looked into: chosen by us
 DISGUISES = (
     "probability tensor contains either `inf`, `nan`",
     "to satisfy the constraint",
@@ -102,19 +107,26 @@ def cause_of_exception(tape: Tape, step: int) -> Cause:
     return Cause(found, "" if found else "everything was finite until it was raised")
 
 
-def _heard(kept: Kept) -> Heard:
-    heard = Heard(kept.tape, scale=kept.scale, clipped=kept.clipped, goes_on=True)
-    terms: list[Term] = []
-    with torch.no_grad():
-        for loss, weight in kept.roots:
-            made = kept.tape.made(loss)
-            if made is None:
-                heard.unseen.append("backward() started on a tensor made out of sight")
-                continue
-            value = loss.detach() if weight is None else loss.detach() * weight
-            terms.append(Term(made, weight, float(value.sum()), reached(loss)))
-    heard.passes += [[term] for term in terms]
-    return heard
+def _passes(kept: Kept) -> Iterator[Heard]:
+    """Each backward pass alone, those that started on a broken loss first.
+
+    The step of an accumulation has many, and one of them is to blame.
+    """
+    known = [(_value(*root), *root) for root in kept.roots[:MOST_PASSES]]
+    known.sort(key=lambda row: math.isfinite(row[0]))
+    for value, loss, weight in known:
+        heard = Heard(kept.tape, scale=kept.scale, clipped=kept.clipped, goes_on=True)
+        made = kept.tape.made(loss)
+        if made is None:
+            heard.unseen.append("backward() started on a tensor made out of sight")
+        else:
+            heard.passes.append([Term(made, weight, value, reached(loss))])
+        yield heard
+
+
+@torch.no_grad()
+def _value(loss: Tensor, weight: Tensor | None) -> float:
+    return float((loss if weight is None else loss * weight).sum())
 
 
 def looked(captured: Captured, step: int) -> Cause:

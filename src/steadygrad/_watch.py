@@ -118,8 +118,7 @@ class Watch:
         self._jumps: list[int] = []
         self._replaying = 0.0
         self._faults: list[str] = []
-        self._begin = time.perf_counter()
-        self._end: float | None = None
+        self._closed = False
         self.ended = ""
         told = Told(self._find, self._keep, self._trouble, self._jumped, self._failed)
         self._watcher = Watcher(told, overhead=plan.overhead, only=optimizers)
@@ -159,9 +158,9 @@ class Watch:
 
     def close(self) -> None:
         """Stop watching, and leave torch as it was found."""
-        if self._end is not None:
+        if self._closed:
             return
-        self._end = time.perf_counter()
+        self._closed = True
         self._stack.close()
         self._watcher.close()
         self._watcher.active = False
@@ -256,11 +255,13 @@ class Watch:
     def _jumped(self, step: int, norm: float) -> None:
         """Leave the steps before a jump of the gradient behind, unless it is one of many."""
         early = bool(self._jumps) and step - self._jumps[-1] < RING
-        if self._writer is None or early or len(self._jumps) >= JUMPS:
+        if early or len(self._jumps) >= JUMPS:
             return
         self._jumps.append(step)
-        self._writer.event({"step": step, "kind": "jump", "norm": norm})
-        self._leave(self._writer, step)
+        self._watcher.schedule.burst(step + 1)
+        if self._writer is not None:
+            self._writer.event({"step": step, "kind": "jump", "norm": norm})
+            self._leave(self._writer, step)
 
     def explain(self, error: BaseException) -> None:
         """Look for the first cause of an exception that may be a NaN in disguise."""
@@ -300,7 +301,7 @@ class Watch:
         self._say(f"the watching ended, by a fault of ours: {type(error).__name__}: {error}")
 
     def _cost(self) -> dict[str, float]:
-        elapsed = (self._end or time.perf_counter()) - self._begin - self._replaying
+        elapsed = self._watcher.elapsed - self._replaying
         own = self._watcher.spent + self._watcher.recorder.tape.spent
         steps = float(self._watcher.step + 1)
         return {"seconds": elapsed, "overhead": own / max(elapsed, 1e-9), "steps": steps}
@@ -308,9 +309,13 @@ class Watch:
 
 def filters_nan(visible: Named) -> bool:
     """Whether a Trainer of transformers is at work that leaves broken losses out of its log."""
-    hosts = [one for _, one in visible if type(one).__module__.startswith("transformers.")]
+    hosts = [one for _, one in visible if _is_from_transformers(type(one))]
     settings = (getattr(host, "args", None) for host in hosts)
     return any(getattr(one, "logging_nan_inf_filter", False) is True for one in settings)
+
+
+def _is_from_transformers(kind: type) -> bool:
+    return any(base.__module__.startswith("transformers.") for base in kind.__mro__)
 
 
 def ring_of(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:

@@ -23,6 +23,12 @@ from steadygrad.probe.tree import Tree
 from steadygrad.replay.tape import Tape
 from steadygrad.taps.patch import Around, Patch
 
+UNHEARD = ((torch.Tensor, "backward"), (Optimizer, "zero_grad"), (nn.Module, "zero_grad"))
+"""Functions in which the tape sleeps: they ask much of every parameter, or end in what we hear.
+
+A mode that handles a function is put back on the stack when that returns, wherever it was then.
+"""
+
 
 class Tap(Protocol):
     """Who is shown module calls in sampled steps."""
@@ -47,7 +53,7 @@ class Recorder:
         self.restore: Callable[[], None] = self.sleep
         self.stopped = ""  # why nothing is noted any more
         self._inside = 0
-        self._awake = self._paused = self._dozes = False
+        self._paused = self._dozes = False
         self._called = False  # whether a module was noted since the last backward pass
         self._home = (os.getpid(), threading.get_ident())
 
@@ -59,21 +65,17 @@ class Recorder:
 
     def sleep(self) -> None:
         """Take the tape off the stack of modes."""
-        if self._awake:
-            self._awake = False
+        if torch._C._len_torch_function_stack():
             _rearrange(None)
 
     def wake(self) -> None:
         """Put the tape back, unless something says that it is to sleep."""
-        if not (self._awake or self.stopped or self._inside or self._dozes):
-            self._awake = True
+        if not (self.stopped or self._inside or self._dozes):
             _rearrange(self.tape)
 
     def nap(self) -> bool:
         """Take the tape off for what we ourselves compute; whether it was on."""
-        was = self._awake
-        self.sleep()
-        return was
+        return bool(torch._C._len_torch_function_stack()) and _rearrange(None)
 
     def pause(self) -> None:
         """Note nothing until `resume` is called."""
@@ -175,7 +177,7 @@ def _calls_heard(recorder: Recorder) -> Iterator[None]:
     replaced: Any = classmethod(applied)
     nn.Module.__call__ = heard  # type: ignore[method-assign] # put back below
     torch.autograd.Function.apply = replaced  # type: ignore[method-assign] # as above
-    patches = [Patch(owner, "zero_grad", _unheard(recorder)) for owner in (Optimizer, nn.Module)]
+    patches = [Patch(owner, name, _unheard(recorder)) for owner, name in UNHEARD]
     recorder.active = True
     try:
         yield
@@ -188,7 +190,7 @@ def _calls_heard(recorder: Recorder) -> Iterator[None]:
 
 
 def _unheard(recorder: Recorder) -> Around:
-    """Put the tape to sleep in a function that asks much of every parameter."""
+    """Put the tape to sleep in a function."""
 
     def around(run: Callable[..., Any]) -> Callable[..., Any]:
         def unheard(*args: Any, **kwargs: Any) -> Any:  # whatever it returns
@@ -206,16 +208,18 @@ def _put_back(owner: type, name: str, ours: object, original: object) -> None:
         setattr(owner, name, original)
 
 
-def _rearrange(tape: Tape | None) -> None:
-    """Take every tape of ours off the stack, and put one on.
+def _rearrange(tape: Tape | None) -> bool:
+    """Take every tape of ours off the stack, and put one on; whether there was one.
 
     It stands at the bottom, where no block of the user's ends, but above a default device, which
     torch wants to find there.
     """
     modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())][::-1]
     kept: list[TorchFunctionMode] = [one for one in modes if not isinstance(one, Tape)]
+    found = len(kept) < len(modes)
     if tape is not None:
         place = 1 if kept and isinstance(kept[0], DeviceContext) else 0
         kept.insert(place, tape)
     for one in kept:
         _push_mode(one)
+    return found

@@ -143,6 +143,7 @@ class Watcher:
         self._pending: dict[int, Pending] = {}
         self._awaited: tuple[torch.amp.GradScaler, Optimizer] | None = None
         self._begin = self._last = time.perf_counter()
+        self._first = math.nan  # when the first backward pass began
         self._own = 0.0  # seconds of the tap and the samples, of this step
 
     # --- What is heard ---------------------------------------------------------------------------
@@ -150,6 +151,7 @@ class Watcher:
     @careful
     def backward_begins(self, roots: Sequence[Tensor], weights: Sequence[Tensor | None]) -> None:
         """Add up the loss, and ask for stale gradients."""
+        self._first = time.perf_counter() if math.isnan(self._first) else self._first
         self.clips.forget()
         self.losses.add(roots, weights)
         self._since = set()
@@ -356,7 +358,6 @@ class Watcher:
         self.clips.forget()
         self._since.add(id(optimizer))
         if one.on_host and now.norms is not None and one.jumps.is_one(float(now.total)):
-            self.schedule.burst(self.step + 1)
             self._told.jumped(now.step, float(now.total))
         self._arm()
 
@@ -507,6 +508,11 @@ class Watcher:
         self.active = False
         self.recorder.stop("the watching ended")
         self._told.failed(error)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the first backward pass to the last step."""
+        return self._last - self._first if self._last > self._first else 0.0
 
     def peek(self) -> Row | None:
         """The row that may still get readings, as it is now."""
