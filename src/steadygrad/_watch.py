@@ -8,9 +8,11 @@ import os
 import sys
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -24,7 +26,7 @@ from steadygrad._replay import Cause, Kept, cause_of_exception, first_cause, is_
 from steadygrad.core.decimation import Memory
 from steadygrad.core.finding import Finding, as_json, from_json
 from steadygrad.core.record import Record
-from steadygrad.core.report import Report, diagnose
+from steadygrad.core.report import Blind, Report, diagnose
 from steadygrad.core.steps import METRICS, Row, record_of_rows
 from steadygrad.core.store import Writer, create
 from steadygrad.core.stored import Stored, record_of
@@ -96,7 +98,18 @@ def report_of(run: Stored) -> Report:
     found = [one for one in map(from_json, record.facts.get("cause") or ()) if one is not None]
     cost = {k: v for k, v in (run.meta.get("cost") or {}).items() if isinstance(v, float)}
     target = str(run.meta.get("name", run.path.name))
-    return diagnose(record, WATCHING, target=target, cost=cost, found=found)
+    return said_of(record, target, cost, found)
+
+
+def said_of(
+    record: Record, target: str, cost: Mapping[str, float], found: Sequence[Finding]
+) -> Report:
+    """Run the detectors of many steps, if there are any steps."""
+    if len(record.steps) or found:
+        return diagnose(record, WATCHING, target=target, cost=cost, found=found)
+    why = "no optimizer has stepped"
+    blind = dict.fromkeys(Blind(one.code, one.name, why) for one in WATCHING)
+    return Report(target, record, (), blind=tuple(blind))
 
 
 class Watch:
@@ -125,6 +138,7 @@ class Watch:
         self._stack = ExitStack()
         self._stack.enter_context(listening(self._watcher))
         self._stack.enter_context(recording(self._watcher.recorder))
+        os.register_at_fork(after_in_child=partial(_leave_alone, weakref.ref(self)))
 
     # --- What the user asks -------------------------------------------------------------------
 
@@ -152,9 +166,7 @@ class Watch:
 
     def report(self) -> Report:
         """Say what is wrong with the training so far; at any time, also after an exception."""
-        return diagnose(
-            self.record, WATCHING, target=self.name, cost=self._cost(), found=self.causes
-        )
+        return said_of(self.record, self.name, self._cost(), self.causes)
 
     def close(self) -> None:
         """Stop watching, and leave torch as it was found."""
@@ -167,6 +179,11 @@ class Watch:
         if self._writer is not None:
             self._tell(self._writer)
             self._writer.close()
+
+    def abandon(self) -> None:
+        """Leave torch as it was found, and everything else to the process that began it."""
+        self._watcher.active, self._closed = False, True
+        self._stack.close()
 
     def __enter__(self) -> Watch:
         return self
@@ -329,6 +346,13 @@ def ring_of(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
             for line, one in zip(arrays[metric], read, strict=True):
                 line[: len(one)] = one
     return arrays
+
+
+def _leave_alone(watch: weakref.ref[Watch]) -> None:
+    """Watch nothing in a forked child: a worker of a DataLoader is not the training."""
+    alive = watch()
+    if alive is not None:
+        alive.abandon()
 
 
 def covering(

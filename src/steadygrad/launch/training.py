@@ -51,7 +51,7 @@ def script(path: str, arguments: Sequence[str]) -> tuple[Program, Mapping[str, A
     sys.path[:1] = [str(file.resolve().parent)]
 
     def program() -> None:
-        code = compile(file.read_bytes(), path, "exec", dont_inherit=True)
+        code = compile(file.read_bytes(), full, "exec", dont_inherit=True)
         exec(code, vars(module))
 
     return program, vars(module)

@@ -32,7 +32,7 @@ def run(options: Options, write: Callable[[Report], None], failed: Callable[[Rep
     start = module if options.module else script
     program, variables = start(options.target, options.arguments)
     first = os.environ.get("RANK", "0") == "0"
-    name = Path(options.target).stem
+    name = options.target if options.module else Path(options.target).stem
     plan = Plan(
         options.directory,
         options.overhead,
@@ -53,7 +53,8 @@ def run(options: Options, write: Callable[[Report], None], failed: Callable[[Rep
     show_error(ending)
     if report is not None:
         write(report)
-        _say(f"the run is in {watch.path}")
+        if watch.path is not None and watch.path.is_dir():
+            _say(f"the run is in {watch.path}")
     code = leave(ending)
     return 1 if code == 0 and report is not None and failed(report) else code
 
