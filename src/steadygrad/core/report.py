@@ -83,6 +83,7 @@ def diagnose(
         found += mine
         if not mine:
             clear.append(one.code)
+    clear = [code for code in clear if code not in {one.code for one in found}]
     roots, folded = fold(found, detectors)
     return Report(target, record, roots, folded, tuple(clear), tuple(blind), cost or {})
 
@@ -92,7 +93,9 @@ def fold(
 ) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
     """Split findings into roots and symptoms; each root lists the codes folded under it."""
     suspicion = {one.code: place for place, one in enumerate(detectors)}
-    explains = {one.code: one.explains for one in detectors}
+    explains: dict[str, tuple[str, ...]] = {}
+    for one in detectors:  # several may share a code
+        explains[one.code] = (*explains.get(one.code, ()), *one.explains)
     ranked = sorted(found, key=lambda f: (-f.severity, suspicion[f.code], -f.magnitude))
     cause = {place: _cause_of(place, ranked, explains) for place in range(len(ranked))}
     cause |= _said_before(ranked, [place for place, parent in cause.items() if parent is None])

@@ -46,7 +46,11 @@ def dead_relu(record: Record, *, share: float = 0.9, samples: int = 5) -> Iterat
     dead, whole = _dead(record, samples), _whole(record)
     ill = [place for place, site in enumerate(sites) if CUTS.match(site.kind)]
     ill = [place for place in ill if dead[place] >= share or whole[place]]
-    if _without_weights(record) or not ill or (course.state == "unknown" and not any(whole[place] for place in ill)):
+    if (
+        _without_weights(record)
+        or not ill
+        or (course.state == "unknown" and not any(whole[place] for place in ill))
+    ):
         return
     first = min(ill, key=lambda place: sites[place].depth)
     amount = "nothing but zeros left" if whole[first] else f"{dead[first]:.0%} of the units of"
@@ -102,9 +106,9 @@ def saturated_activation(record: Record, *, share: float = 0.8) -> Iterator[Find
 
     **What it looks at.** The share of elements of a tanh or sigmoid where it is flat (|tanh| > 0.97
     or a sigmoid within 0.03 of its ends), over the later half of the sampled steps: at least
-    `share` = 0.8 (chosen by us) while the loss gives no sign of learning, or falls and is still worse than a constant
-    prediction. The last output is left
-    out: a confident prediction is meant to be at the end of its range.
+    `share` = 0.8 (chosen by us) while the loss gives no sign of learning, or falls and is still
+    more than twice a constant prediction's. The last output is left out: a confident prediction is
+    meant to be at the end of its range.
 
     **Why it matters.** Little gradient passes; the layers below hardly move.
 

@@ -27,8 +27,8 @@ too noisy to say, a warm-up still under way, or opponents whose losses need not 
 class Course:
     """What the loss did: `start` and `end` are medians, `constant` is NaN where it is unknown.
 
-    `noise` is the standard deviation of one loss, estimated from its differences. The constant is that
-    of all data, see `_of_all_data`.
+    `noise` is the standard deviation of one loss, estimated from its differences. The
+    constant is that of all data, see `_of_all_data`.
     """
 
     state: State

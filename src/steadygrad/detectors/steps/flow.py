@@ -110,8 +110,8 @@ def vanishing_gradient(
     if not course.ill or moves is None or len(moves.sites) < 3:
         return
     zero = {*(record.facts.get("wiring") or {}).get("zero", ())}
-    order = [p for p in np.argsort([s.depth for s in moves.sites], kind="stable")]
-    order = [p for p in order if moves.sites[p].name not in zero]
+    places = sorted(range(len(moves.sites)), key=lambda place: moves.sites[place].depth)
+    order = [place for place in places if moves.sites[place].name not in zero]
     if len(order) < 3:
         return
     felt = _felt(moves, course)[order]

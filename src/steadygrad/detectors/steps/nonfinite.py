@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steadygrad.core.finding import Finding, Severity, detector
-from steadygrad.core.record import Record
+from steadygrad.core.record import Record, Role
 
 Kind = Literal["loss", "backward", "update"]
 
@@ -40,10 +41,10 @@ def _first_break(record: Record) -> Break | None:
     """Find the first break in a step that was made; None when the replay named its cause."""
     if record.facts.get("cause") or not len(record.steps):
         return None
-    loss = np.isinf(record.series("loss", "step")).any(axis=1)
-    grad, weight = (np.isinf(record.series(name, "weight")) for name in ("grad", "weight"))
-    made = ~(record.series("skipped", "step") > 0).any(axis=1)
-    broken = (loss | grad.any(axis=1) | weight.any(axis=1)) & made
+    loss = _infinite(record, "loss", "step").any(axis=1)
+    grad, weight = (_infinite(record, name, "weight") for name in ("grad", "weight"))
+    made = ~np.any(record.series("skipped", "step") > 0, axis=1)
+    broken = np.asarray(made & (loss | grad.any(axis=1) | weight.any(axis=1)))
     if not broken.any():
         return None
     row = int(np.flatnonzero(broken)[0])
@@ -55,6 +56,10 @@ def _first_break(record: Record) -> Break | None:
     heals = row + 1 < len(broken) and not broken[row + 1 :].all()
     severity = Severity.risk if heals else Severity.broken
     return Break(kind, int(record.steps[row]), names, severity, len(sites))
+
+
+def _infinite(record: Record, metric: str, role: Role) -> NDArray[np.bool_]:
+    return np.asarray(np.isinf(record.series(metric, role)))
 
 
 @detector("G003", "nonfinite-loss", needs=("loss",), explains=("G411", "G402", "G405"))

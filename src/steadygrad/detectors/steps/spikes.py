@@ -54,16 +54,16 @@ def gradient_spike(
     spikes = _spikes(record, factor, sigmas, within)
     if not spikes:
         return
-    course = course_of(record)
     worst = max(spikes, key=lambda one: (one.stays, one.size))
-    stays = worst.stays and course.state != "unknown"
+    stays = worst.stays and course_of(record).ill
+    large = f"{worst.size:.3g} times those before it"
     yield Finding(
         Severity.risk if stays else Severity.note,
-        f"the gradient of step {worst.step} was {worst.size:.3g} times those before; the loss was "
-        f"{worst.before:.3g} before and is {worst.after:.3g} since."
+        f"the gradient of step {worst.step} was {large}; the loss was {worst.before:.3g} until "
+        f"then and is {worst.after:.3g} since."
         if stays
-        else f"{len(spikes)} steps had gradients far above those before, the largest {worst.size:.3g}"
-        f" times, in step {worst.step}; the loss shows no lasting harm.",
+        else f"{len(spikes)} gradients stood far above those before, the largest, of step "
+        f"{worst.step}, {large}; the loss shows no lasting harm.",
         ("optimizer",),
         {"spikes": float(len(spikes)), "size": worst.size, "step": float(worst.step)},
         confidence="likely" if stays else "possible",
@@ -92,9 +92,7 @@ def _spikes(record: Record, factor: float, sigmas: float, within: int) -> list[S
     return found
 
 
-def _around(
-    steps: NDArray[np.int64], loss: Floats, place: int, size: float, within: int
-) -> Spike:
+def _around(steps: NDArray[np.int64], loss: Floats, place: int, size: float, within: int) -> Spike:
     """Compare the loss before a spike with the loss when it should have recovered."""
     here = int(steps[place])
     before = loss[(steps < here) & (steps >= here - within)]

@@ -9,9 +9,8 @@ import numpy as np
 
 from steadygrad.core.finding import Advice, Finding, Severity, detector
 from steadygrad.core.record import Record
-from steadygrad.detectors.steps.course import Course, course_of
-from steadygrad.detectors.steps.moves import Moves, middle, moves_of, owner
-from steadygrad.detectors.words import layers
+from steadygrad.detectors.steps.course import course_of
+from steadygrad.detectors.steps.moves import middle, moves_of, owner
 
 HALF = ("float16", "bfloat16")
 WIDE = "model.float()  # and torch.autocast(device_type, torch.bfloat16), or float16 and GradScaler"
