@@ -190,13 +190,12 @@ def _of_all_data(record: Record, batch: float) -> float:
     look bad; where N is not known, a tenth more; never more than ln C.
     """
     facts = record.facts.get("constant") or {}
-    classes, count = int(facts.get("classes") or 0), int(facts.get("count") or 0)
-    if classes < 2 or math.isnan(batch):
+    classes, entropy = int(facts.get("classes") or 0), float(facts.get("labels_entropy") or 0.0)
+    if classes < 2 or not entropy > 0 or math.isnan(batch):
         return batch
-    times = batch / float(facts["loss"])
-    most = times * math.log(classes)
-    likely = batch + times * (classes - 1) / count if count else 1.1 * batch
-    return max(batch, min(likely, most))
+    count = int(facts.get("count") or 0)
+    nats = min(entropy + (classes - 1) / count if count else 1.1 * entropy, math.log(classes))
+    return batch * max(nats / entropy, 1.0)
 
 
 def warming_up(record: Record) -> bool:

@@ -41,14 +41,14 @@ def _first_break(record: Record) -> Break | None:
     """Find the first break in a step that was made; None when the replay named its cause."""
     if record.facts.get("cause") or not len(record.steps):
         return None
-    loss = _infinite(record, "loss", "step").any(axis=1)
+    loss = _infinite(record, "loss", "step")
     grad, weight = (_infinite(record, name, "weight") for name in ("grad", "weight"))
     made = ~np.any(record.series("skipped", "step") > 0, axis=1)
-    broken = np.asarray(made & (loss | grad.any(axis=1) | weight.any(axis=1)))
+    broken = np.asarray(made & (loss.any(axis=1) | grad.any(axis=1) | weight.any(axis=1)))
     if not broken.any():
         return None
     row = int(np.flatnonzero(broken)[0])
-    kind: Kind = "update" if weight[row].any() else "loss" if loss[row] else "backward"
+    kind: Kind = "update" if weight[row].any() else "loss" if loss[row].any() else "backward"
     which = weight[row] if kind == "update" else grad[row]
     sites = record.sites_of("weight")
     order = sorted(np.flatnonzero(which), key=lambda place: -sites[place].depth)
