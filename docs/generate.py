@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from steadygrad.core.finding import Detector
-from steadygrad.detectors import EVERY, WATCHING
+from steadygrad.detectors import EVERY
 
 FINDINGS = Path(__file__).parent / "findings"
 
@@ -27,7 +27,7 @@ def main() -> None:
     rows = [row(one) for mine in codes.values() for one in mine]
     (FINDINGS / "index.md").write_text(HEAD + "".join(rows), encoding="utf-8")
     for code, mine in codes.items():
-        text = "\n".join(page(one, shared=len(mine) > 1) for one in mine)
+        text = "\n".join(page(one, second=place > 0) for place, one in enumerate(mine))
         (FINDINGS / f"{code}.md").write_text(text, encoding="utf-8")
 
 
@@ -42,9 +42,9 @@ def row(detector: Detector) -> str:
     return f"| [{detector.code}]({detector.code}.md) | {detector.name} | {opening} |\n"
 
 
-def page(detector: Detector, *, shared: bool) -> str:
+def page(detector: Detector, *, second: bool) -> str:
     """A detector's page: title, docstring, and what it needs and explains."""
-    over = " over many steps" if shared and detector in WATCHING else ""
+    over = " over many steps" if second else ""
     needs = ", ".join(f"`{need}`" for need in detector.needs) or "nothing"
     explains = ", ".join(map(link, detector.explains)) or "nothing else"
     return (

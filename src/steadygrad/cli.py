@@ -149,7 +149,7 @@ def explain(
     ] = None,
 ) -> None:
     """Explain a finding: what it looks at, why it matters, when it is wrong, what to try."""
-    from steadygrad.detectors import EVERY, WATCHING
+    from steadygrad.detectors import EVERY
 
     if code is None:
         for line in dict.fromkeys(f"{one.code}  {one.name}" for one in EVERY):
@@ -157,8 +157,8 @@ def explain(
         return
     wanted = code.strip().lower()
     pages = [one for one in EVERY if wanted in (one.code.lower(), one.name)]
-    for one in pages:
-        over = " over many steps" if len(pages) > 1 and one in WATCHING else ""
+    for place, one in enumerate(pages):
+        over = " over many steps" if place else ""
         _print_page(f"# {one.code} {one.name}{over}\n\n{one.page}")
     if pages:
         return

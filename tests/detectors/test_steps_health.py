@@ -267,6 +267,16 @@ def test_a_short_stand_is_not_stuck(training: Training, stuck: Stuck, steps: int
     assert not stuck_loss.run(training(steps, **stuck | {"loss": stuck["loss"][:steps]}))
 
 
+def test_a_stand_of_some_hundred_steps_is_a_note(training: Training, stuck: Stuck) -> None:
+    stands = training(500, **stuck | {"loss": stuck["loss"][:500]})
+    assert is_found(stuck_loss.run(stands)) == (Severity.note, "possible")
+
+
+def test_a_gradient_that_is_faint_everywhere_vanishes(training: Training, stuck: Stuck) -> None:
+    assert is_found(vanishing_gradient.run(training(1000, grad=1e-12, **stuck)))
+    assert not vanishing_gradient.run(training(1000, grad=2e-5, **stuck))
+
+
 def test_a_flat_loss_of_which_nothing_is_known_is_a_note(training: Training, stuck: Stuck) -> None:
     flat = training(1000, loss=stuck["loss"])
     assert is_found(stuck_loss.run(flat)) == (Severity.note, "possible")

@@ -116,3 +116,18 @@ def test_any_length_is_judged(patient: Callable[[str], Record], name: str, steps
     for detector in WATCHING:
         if not detector.missing(short):
             detector.run(short)
+
+
+@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1), broken=st.floats(0, 0.05))
+@settings(max_examples=30, deadline=None)
+def test_whatever_was_not_read_or_is_broken_no_detector_fails(
+    patient: Callable[[str], Record], seed: int, share: float, broken: float
+) -> None:
+    draw = np.random.default_rng(seed)
+    whole = patient(str(draw.choice(list(ILL))))
+    values = whole.values[: draw.integers(1, 200)].copy()
+    values[draw.random(values.shape) < broken] = np.inf
+    values[draw.random(values.shape) < share] = np.nan
+    values[..., draw.random(len(whole.metrics)) < 0.2] = np.nan
+    record = Record(whole.sites, whole.metrics, whole.steps[: len(values)], values, whole.facts)
+    diagnose(record, WATCHING)

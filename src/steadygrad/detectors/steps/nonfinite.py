@@ -76,7 +76,8 @@ def nonfinite_loss(record: Record) -> Iterator[Finding]:
     **When it is wrong.** A batch without a single target has a loss of NaN and gradients of zero;
     it does no harm to the weights.
 
-    **What to try.** `steadygrad check` on the batch of that step; `sg.skip_nonfinite()`.
+    **What to try.** `steadygrad check` with the batch of that step;
+    `sg.guard(optimizer, sg.skip_nonfinite())`.
 
     **References.** See `steadygrad explain G002` for ops that do this.
     """
@@ -100,7 +101,7 @@ def nonfinite_backward(record: Record) -> Iterator[Finding]:
 
     **What to try.** Look for sqrt, norms, divisions and masks behind the parameter that is named.
 
-    **References.** pytorch #68425 (masked branches); see `steadygrad explain G004`.
+    **References.** pytorch #68425 (masked branches), #156212.
     """
     broke = _first_break(record)
     if broke and broke.kind == "backward":

@@ -27,7 +27,12 @@ class Spike:
     stays: bool
 
 
-@detector("G108", "gradient-spike", needs=("norm", "loss"), explains=("G301", "G302", "G411"))
+@detector(
+    "G108",
+    "gradient-spike",
+    needs=("norm", "loss"),
+    explains=("G102", "G301", "G302", "G402", "G411"),
+)
 def gradient_spike(
     record: Record, *, factor: float = 10.0, sigmas: float = 8.0, within: int = 50
 ) -> Iterator[Finding]:
