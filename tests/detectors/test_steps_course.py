@@ -41,6 +41,11 @@ def test_a_flat_loss_below_a_constant_prediction_has_learned_before(
     assert course_of(training(1000, **stuck | {"loss": loss})).state == "learns"
 
 
+def test_a_long_run_that_learned_in_its_first_steps_learns(training: Training) -> None:
+    falls = 2.3 * np.exp(-np.arange(5000) / 10)[:, None]
+    assert course_of(training(5000, loss=0.3 + falls + noise(5000, 0.01))).state == "learns"
+
+
 def test_a_flat_loss_of_which_nothing_is_known_stands(training: Training) -> None:
     assert course_of(training(1000, loss=0.3 + noise(1000, 0.01))).state == "stands"
 

@@ -91,10 +91,16 @@ def _state(steps: Whole, loss: Floats, constant: float, *, better: bool) -> Stat
     end = float(np.median(loss[ends(steps)[1]]))
     if not better and end <= 1.1 * constant and _stands(steps, loss, constant):
         return "fails" if _known(steps, loss, constant) else "unknown"
-    if fell(steps, loss) or (better and end < 0.9 * constant):
+    if fell(steps, loss) or _began_higher(loss, end) or (better and end < 0.9 * constant):
         return "learns"
     flat: State = "stands" if better else "fails"
     return flat if _known(steps, loss, end) else "unknown"
+
+
+def _began_higher(loss: Floats, end: float, *, sigmas: float = 4.0) -> bool:
+    """Whether the first three losses lie above the end: a long run learned most of it by then."""
+    least = sigmas * 1.25 * noise_of(loss) / math.sqrt(3) + 0.01 * abs(end)
+    return float(np.median(loss[:3])) - end > least
 
 
 def _stands(steps: Whole, loss: Floats, constant: float, *, crawl: float = 0.01) -> bool:
@@ -132,7 +138,7 @@ def _objective(record: Record) -> Floats | None:
     losses = losses[:, ~np.all(np.isnan(losses) | (losses == 0), axis=0)]
     if not losses.shape[1]:
         return None
-    alike = np.isclose(losses, losses[:, :1], equal_nan=True)
+    alike = np.isclose(losses, losses[:, :1], atol=0.0, equal_nan=True)
     return losses[:, 0] if bool(alike.all()) else None
 
 
