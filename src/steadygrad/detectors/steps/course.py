@@ -94,7 +94,8 @@ def _state(steps: Whole, loss: Floats, constant: float, *, better: bool) -> Stat
     if fell(steps, loss) or _began_higher(loss, end) or (better and end < 0.9 * constant):
         return "learns"
     flat: State = "stands" if better else "fails"
-    return flat if _known(steps, loss, end) else "unknown"
+    rose = fell(steps, -loss)
+    return flat if rose or _known(steps, loss, end) else "unknown"
 
 
 def _began_higher(loss: Floats, end: float, *, sigmas: float = 4.0) -> bool:
