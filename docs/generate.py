@@ -23,10 +23,17 @@ def main() -> None:
     """Replace all pages, so that none outlives its detector."""
     shutil.rmtree(FINDINGS, ignore_errors=True)
     FINDINGS.mkdir()
-    ordered = sorted(EVERY, key=lambda one: one.code)
-    (FINDINGS / "index.md").write_text(HEAD + "".join(map(row, ordered)), encoding="utf-8")
-    for one in ordered:
-        (FINDINGS / f"{one.code}.md").write_text(page(one), encoding="utf-8")
+    codes = {code: sharing(code) for code in sorted({one.code for one in EVERY})}
+    rows = [row(one) for mine in codes.values() for one in mine]
+    (FINDINGS / "index.md").write_text(HEAD + "".join(rows), encoding="utf-8")
+    for code, mine in codes.items():
+        text = "\n".join(page(one, second=place > 0) for place, one in enumerate(mine))
+        (FINDINGS / f"{code}.md").write_text(text, encoding="utf-8")
+
+
+def sharing(code: str) -> list[Detector]:
+    """All detectors with this code: before the first step, of a guard, and over many steps."""
+    return [one for one in EVERY if one.code == code]
 
 
 def row(detector: Detector) -> str:
@@ -35,12 +42,13 @@ def row(detector: Detector) -> str:
     return f"| [{detector.code}]({detector.code}.md) | {detector.name} | {opening} |\n"
 
 
-def page(detector: Detector) -> str:
+def page(detector: Detector, *, second: bool) -> str:
     """A detector's page: title, docstring, and what it needs and explains."""
+    over = " over many steps" if second else ""
     needs = ", ".join(f"`{need}`" for need in detector.needs) or "nothing"
     explains = ", ".join(map(link, detector.explains)) or "nothing else"
     return (
-        f"# {detector.code} {detector.name}\n\n{detector.page}\n\n"
+        f"# {detector.code} {detector.name}{over}\n\n{detector.page}\n\n"
         f"---\n\nNeeds: {needs}. Explains: {explains}.\n"
     )
 

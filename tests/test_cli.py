@@ -73,6 +73,12 @@ def test_a_finding_is_explained_by_code_or_name() -> None:
     assert "did you mean G201?" in unknown.stderr
 
 
+def test_a_code_seen_before_the_first_step_and_over_many_has_two_pages() -> None:
+    both = steadygrad("explain", "no-gradient").stdout
+    assert both.index("G501 no-gradient") < both.index("G501 no-gradient over many steps")
+    assert "over many steps" not in steadygrad("explain", "G411").stdout
+
+
 def test_the_report_alone_stands_on_standard_output() -> None:
     done = steadygrad("check", "--format", "json", str(SCRIPTS / "workers.py"), "spawn")
     assert done.returncode == 0, done.stderr

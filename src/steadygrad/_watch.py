@@ -30,7 +30,7 @@ from steadygrad.core.report import Blind, Report, diagnose
 from steadygrad.core.steps import METRICS, Row, record_of_rows
 from steadygrad.core.store import Writer, create
 from steadygrad.core.stored import Stored, record_of
-from steadygrad.detectors import WATCHING
+from steadygrad.detectors import DETECTORS, WATCHING
 from steadygrad.guards.refusals import unwrapped as unwrapped_optimizer
 from steadygrad.probe.wrappers import unwrapped
 from steadygrad.replay.incident import incident_of
@@ -106,7 +106,7 @@ def said_of(
 ) -> Report:
     """Run the detectors of many steps, if there are any steps."""
     if len(record.steps) or found:
-        return diagnose(record, WATCHING, target=target, cost=cost, found=found)
+        return diagnose(record, WATCHING, target=target, cost=cost, found=found, also=DETECTORS)
     why = "no optimizer has stepped"
     blind = dict.fromkeys(Blind(one.code, one.name, why) for one in WATCHING)
     return Report(target, record, (), blind=tuple(blind))

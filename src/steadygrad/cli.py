@@ -291,14 +291,16 @@ def explain(
     from steadygrad.detectors import EVERY
 
     if code is None:
-        for one in EVERY:
-            typer.echo(f"{one.code}  {one.name}")
+        for line in dict.fromkeys(f"{one.code}  {one.name}" for one in EVERY):
+            typer.echo(line)
         return
     wanted = code.strip().lower()
-    for one in EVERY:
-        if wanted in (one.code.lower(), one.name):
-            _print_page(f"# {one.code} {one.name}\n\n{one.page}")
-            return
+    pages = [one for one in EVERY if wanted in (one.code.lower(), one.name)]
+    for place, one in enumerate(pages):
+        over = " over many steps" if place else ""
+        _print_page(f"# {one.code} {one.name}{over}\n\n{one.page}")
+    if pages:
+        return
     known = [text for one in EVERY for text in (one.code, one.name)]
     raise typer.Exit(_say(f"expected a finding's code or name, got {code}{_near(code, known)}"))
 

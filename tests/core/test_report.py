@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
+
 from steadygrad.core.finding import Detector, Finding, Severity
 from steadygrad.core.record import Record, Site, record_of
 from steadygrad.core.report import Report, diagnose
-from steadygrad.detectors import DETECTORS
+from steadygrad.detectors import DETECTORS, WATCHING
 
 RECORD = record_of([(Site("layers.0", "unit"), {"gain": 0.0})])
 FAMILIES = {f"G{family}" for family in range(7)}
@@ -147,8 +149,11 @@ def test_a_report_as_text_names_verdict_target_and_roots() -> None:
     assert str(diagnose(RECORD, [says("G1")])) == "healthy"
 
 
-def test_explanations_have_no_cycle() -> None:
-    explains = {one.code: set(one.explains) for one in DETECTORS}
+@pytest.mark.parametrize("detectors", [DETECTORS, WATCHING], ids=["check", "run"])
+def test_explanations_have_no_cycle(detectors: tuple[Detector, ...]) -> None:
+    explains: dict[str, set[str]] = {}
+    for one in detectors:
+        explains.setdefault(one.code, set()).update(one.explains)
     while explains:
         last = {code for code, symptoms in explains.items() if not symptoms & set(explains)}
         assert last, f"these explain each other: {sorted(explains)}"
@@ -156,7 +161,7 @@ def test_explanations_have_no_cycle() -> None:
 
 
 def test_a_detector_explains_codes_of_known_families_and_not_itself() -> None:
-    for one in DETECTORS:
+    for one in (*DETECTORS, *WATCHING):
         assert {code[:2] for code in one.explains} <= FAMILIES
         assert all(len(code) == 4 and code[1:].isdigit() for code in one.explains)
         assert one.code not in one.explains

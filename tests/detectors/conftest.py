@@ -6,9 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from steadygrad.core.record import Record, Role, Site, record_of
+from steadygrad.core.steps import METRICS
 
 Row = dict[str, float]
 Edits = Mapping[int, Row]
@@ -95,3 +98,85 @@ def _flow(gains: Sequence[float], width: int) -> dict[str, Any]:
         "gsc": 0.0, "nlc": 0.0, "spread_in": 1.0, "spread_out": 1.0, "within_in": math.nan,
         "within_out": math.nan, "out_log_rms": 0.0, "widths": [width] * len(gains),
     }  # fmt: skip
+
+
+Training = Callable[..., Record]
+CONSTANT = {
+    "loss": 2.24,
+    "name": "cross_entropy",
+    "classes": 10,
+    "labels_entropy": 2.24,
+    "count": 64,
+}
+SAMPLED = ("weight", "update", "moved", "rms", "max", "dead", "saturated", "logit")
+
+
+@pytest.fixture(scope="session")
+def training() -> Training:
+    """Build the Record of many steps of a chain of linear layers and activations."""
+    return _training
+
+
+def _training(
+    steps: int = 1000,
+    *,
+    act: str = "ReLU",
+    layers: int = 4,
+    facts: Mapping[str, Any] | None = None,
+    **edits: Any,
+) -> Record:
+    """Layer i is `layers.{i}`, its activation `acts.{i}`; the loss falls from 2.4 to 0.1.
+
+    An edit is a metric's readings: a number, [sites], [steps, 1] or [steps, sites]; what is sampled
+    is NaN outside of the sampled steps.
+    """
+    sites = _training_sites(layers, act)
+    number = np.arange(1, steps + 1)
+    norm = np.exp(0.1 * np.random.default_rng(0).normal(size=(steps, 1)))
+    readings: dict[str, Any] = {
+        "loss": _learning(steps)[:, None], "lr": 0.1, "norm": norm,
+        "scale": 1.0, "skipped": 0.0, "backwards": 1.0, "grad": 0.1, "weight": 8.0, "update": 8e-3,
+        "moved": 1.0, "rms": 1.0, "max": 3.0, "dead": 0.1, "saturated": 0.1, "logit": 5.0, **edits,
+    }  # fmt: skip
+    values = np.full((steps, len(sites), len(readings)), np.nan)
+    sampled = np.isin(number, (1, 2, 3, 5, 10)) | (number % 20 == 0)
+    for place, (metric, given) in enumerate(readings.items()):
+        mine = [index for index, site in enumerate(sites) if site.role == METRICS[metric]]
+        values[:, mine, place] = given
+        if metric in SAMPLED:
+            values[~sampled, :, place] = np.nan
+    known = {"optimizers": [{"name": "optimizer", "type": "SGD", "dtypes": ["torch.float32"]}]}
+    return Record(
+        tuple(sites), tuple(readings), number, values.astype(np.float32), {**known, **(facts or {})}
+    )
+
+
+def _training_sites(layers: int, act: str) -> list[Site]:
+    weights = [
+        Site(
+            f"layers.{i}.{kind}", "weight", i, "Linear", 64, (64, 64) if kind == "weight" else (64,)
+        )
+        for i in range(layers)
+        for kind in ("weight", "bias")
+    ]
+    outputs = [
+        Site(f"{name}.{i}", "output", 2 * i + (name == "acts"), kind)
+        for i in range(layers)
+        for name, kind in (("layers", "Linear"), ("acts", act))
+    ][:-1]
+    return [Site("optimizer", "step"), *weights, *outputs]
+
+
+@pytest.fixture(scope="session")
+def stuck() -> dict[str, Any]:
+    """Edits and facts of a run whose loss stays at that of a constant prediction."""
+    return {"loss": _standing(1000)[:, None], "facts": {"constant": CONSTANT}}
+
+
+def _learning(steps: int) -> NDArray[np.float64]:
+    noise = np.random.default_rng(1).normal(size=steps)
+    return 0.1 + 2.3 * np.exp(-np.arange(steps) / 200) + 0.02 * noise
+
+
+def _standing(steps: int, level: float = 2.31) -> NDArray[np.float64]:
+    return level + 0.02 * np.random.default_rng(2).normal(size=steps)

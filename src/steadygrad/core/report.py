@@ -64,11 +64,12 @@ def diagnose(
     target: str = "",
     cost: Mapping[str, float] | None = None,
     found: Sequence[Finding] = (),
+    also: Sequence[Detector] = (),
 ) -> Report:
     """Run every detector and fold each symptom under its cause.
 
-    A detector ends as found, clear, or blind; `found` are findings made elsewhere. A finding is a
-    symptom when another one explains its code; what is only possible explains nothing. Findings of
+    A detector ends as found, clear, or blind; `found` are findings made elsewhere, by the
+    detectors `also`. A finding is a symptom when another one explains its code; what is only possible explains nothing. Findings of
     one code that share a layer are one fault, told by the worst, unless they name different lines.
     A cause is as severe as the worst that it explains. Roots are ordered by severity, then by the
     detectors' order (the order of suspicion), then by magnitude.
@@ -88,7 +89,8 @@ def diagnose(
         every += mine
         if not mine:
             clear.append(one.code)
-    roots, folded = fold(every, detectors)
+    clear = [code for code in clear if code not in {one.code for one in every}]
+    roots, folded = fold(every, (*also, *detectors))
     return Report(target, record, roots, folded, tuple(clear), tuple(blind), cost or {})
 
 
@@ -96,11 +98,15 @@ def fold(
     found: Sequence[Finding], detectors: Sequence[Detector]
 ) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
     """Split findings into roots and symptoms; each root lists the codes folded under it."""
-    suspicion = {one.code: place for place, one in enumerate(detectors)}
-    explains = {one.code: one.explains for one in detectors}
+    suspicion: dict[str, int] = {}
+    for place, one in enumerate(detectors):
+        suspicion.setdefault(one.code, place)
+    explains: dict[str, tuple[str, ...]] = {}
+    for one in detectors:  # several may share a code
+        explains[one.code] = (*explains.get(one.code, ()), *one.explains)
 
     def by_suspicion(one: Finding) -> tuple[float, float, float]:
-        return -one.severity, suspicion.get(one.code, -1), -one.magnitude
+        return -one.severity, suspicion[one.code], -one.magnitude
 
     ranked = sorted(found, key=by_suspicion)
     cause = {place: _cause_of(place, ranked, explains) for place in range(len(ranked))}

@@ -42,7 +42,7 @@ from steadygrad.detectors.step import (
     nonfinite_update,
     swallowed_update,
 )
-from steadygrad.detectors.steps import WATCHING as WATCHING
+from steadygrad.detectors.steps import STEPS
 from steadygrad.detectors.through_time import exploding_through_time, vanishing_through_time
 from steadygrad.detectors.values import cloned_init, symmetric_init, uninitialised_memory
 from steadygrad.detectors.wiring import no_gradient, not_in_optimizer
@@ -93,6 +93,9 @@ DETECTORS: tuple[Detector, ...] = (
 
 CLIPPING: tuple[Detector, ...] = (useless_clip, constant_clip)
 """What is seen of a run that is guarded."""
+
+WATCHING: tuple[Detector, ...] = STEPS
+"""What is seen of many steps; some share a code with what is seen before the first."""
 
 EVERY = tuple(dict.fromkeys((*DETECTORS, *CLIPPING, *WATCHING)))
 """All detectors; several may share a code and then have its name."""

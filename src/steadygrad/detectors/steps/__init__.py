@@ -18,7 +18,7 @@ from steadygrad.detectors.steps import (
     wiring,
 )
 
-WATCHING: tuple[Detector, ...] = (
+STEPS: tuple[Detector, ...] = (
     wiring.no_gradient,
     wiring.not_in_optimizer,
     hosts.ineffective_hook,
@@ -43,4 +43,3 @@ WATCHING: tuple[Detector, ...] = (
     constant_clip,
     stuck.stuck_loss,
 )
-"""What is seen of many steps; some share a code with what is seen before the first."""

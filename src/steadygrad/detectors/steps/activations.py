@@ -106,9 +106,9 @@ def saturated_activation(record: Record, *, share: float = 0.8) -> Iterator[Find
 
     **What it looks at.** The share of elements of a tanh or sigmoid where it is flat (|tanh| > 0.97
     or a sigmoid within 0.03 of its ends), over the later half of the sampled steps: at least
-    `share` = 0.8 (chosen by us) while the loss gives no sign of learning, or falls and is still worse than a constant
-    prediction. The last output is left
-    out: a confident prediction is meant to be at the end of its range.
+    `share` = 0.8 (chosen by us) while the loss gives no sign of learning, or falls and is still
+    more than twice a constant prediction's. The last output is left out: a confident prediction is
+    meant to be at the end of its range.
 
     **Why it matters.** Little gradient passes; the layers below hardly move.
 

@@ -27,8 +27,8 @@ too noisy to say, a warm-up still under way, or opponents whose losses need not 
 class Course:
     """What the loss did: `start` and `end` are medians, `constant` is NaN where it is unknown.
 
-    `noise` is the standard deviation of one loss, estimated from its differences. The constant is that
-    of all data, see `_of_all_data`.
+    `noise` is the standard deviation of one loss, estimated from its differences. The
+    constant is that of all data, see `_of_all_data`.
     """
 
     state: State
@@ -91,10 +91,17 @@ def _state(steps: Whole, loss: Floats, constant: float, *, better: bool) -> Stat
     end = float(np.median(loss[ends(steps)[1]]))
     if not better and end <= 1.1 * constant and _stands(steps, loss, constant):
         return "fails" if _known(steps, loss, constant) else "unknown"
-    if fell(steps, loss) or (better and end < 0.9 * constant):
+    if fell(steps, loss) or _began_higher(loss, end) or (better and end < 0.9 * constant):
         return "learns"
     flat: State = "stands" if better else "fails"
-    return flat if _known(steps, loss, end) else "unknown"
+    rose = fell(steps, -loss)
+    return flat if rose or _known(steps, loss, end) else "unknown"
+
+
+def _began_higher(loss: Floats, end: float, *, sigmas: float = 4.0) -> bool:
+    """Whether the first three losses lie above the end: a long run learned most of it by then."""
+    least = sigmas * 1.25 * noise_of(loss) / math.sqrt(3) + 0.01 * abs(end)
+    return float(np.median(loss[:3])) - end > least
 
 
 def _stands(steps: Whole, loss: Floats, constant: float, *, crawl: float = 0.01) -> bool:
@@ -132,7 +139,7 @@ def _objective(record: Record) -> Floats | None:
     losses = losses[:, ~np.all(np.isnan(losses) | (losses == 0), axis=0)]
     if not losses.shape[1]:
         return None
-    alike = np.isclose(losses, losses[:, :1], equal_nan=True)
+    alike = np.isclose(losses, losses[:, :1], atol=0.0, equal_nan=True)
     return losses[:, 0] if bool(alike.all()) else None
 
 
@@ -190,13 +197,12 @@ def _of_all_data(record: Record, batch: float) -> float:
     look bad; where N is not known, a tenth more; never more than ln C.
     """
     facts = record.facts.get("constant") or {}
-    classes, count = int(facts.get("classes") or 0), int(facts.get("count") or 0)
-    if classes < 2 or math.isnan(batch):
+    classes, entropy = int(facts.get("classes") or 0), float(facts.get("labels_entropy") or 0.0)
+    if classes < 2 or not entropy > 0 or math.isnan(batch):
         return batch
-    times = batch / float(facts["loss"])
-    most = times * math.log(classes)
-    likely = batch + times * (classes - 1) / count if count else 1.1 * batch
-    return max(batch, min(likely, most))
+    count = int(facts.get("count") or 0)
+    nats = min(entropy + (classes - 1) / count if count else 1.1 * entropy, math.log(classes))
+    return batch * max(nats / entropy, 1.0)
 
 
 def warming_up(record: Record) -> bool:

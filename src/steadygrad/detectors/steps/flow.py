@@ -93,8 +93,9 @@ def vanishing_gradient(
     a scaled loss nor a scaled weight moves it. When it is below `faint` = 1e-4 for the first
     matrix in forward order, as the median over the later half of the sampled steps, and the loss is
     no better than a constant prediction, that is a risk. Where nobody knows what a constant costs,
-    it must also be `decades` = 2 below the network's last third, and is possible only (both chosen
-    by us). A gradient of exactly zero has another cause, and is not looked at.
+    it must also be `decades` = 2 below the network's last third, and is possible only; where one
+    knows, it must be half of that below, unless nothing in the network has a gradient that counts
+    (all chosen by us). A gradient of exactly zero has another cause, and is not looked at.
 
     **Why it matters.** The first layers stay as they were drawn, the others see what these make.
 
@@ -110,14 +111,16 @@ def vanishing_gradient(
     if not course.ill or moves is None or len(moves.sites) < 3:
         return
     zero = {*(record.facts.get("wiring") or {}).get("zero", ())}
-    order = [p for p in np.argsort([s.depth for s in moves.sites], kind="stable")]
-    order = [p for p in order if moves.sites[p].name not in zero]
+    places = sorted(range(len(moves.sites)), key=lambda place: moves.sites[place].depth)
+    order = [place for place in places if moves.sites[place].name not in zero]
     if len(order) < 3:
         return
     felt = _felt(moves, course)[order]
-    last = float(np.nanmax(felt[-max(1, len(felt) // 3) :]))
+    last = float(np.nan_to_num(felt)[-max(1, len(felt) // 3) :].max())
     below = math.log10(max(last, 1e-38) / max(felt[0], 1e-38)) if felt[0] > 0 else math.nan
-    if not 0 < felt[0] < faint or (course.state == "stands" and not below >= decades):
+    least = decades if course.state == "stands" else decades / 2
+    nowhere = course.state == "fails" and last < faint**2
+    if not 0 < felt[0] < faint or not (below >= least or nowhere):
         return
     names = tuple(owner(moves.sites[p].name) for p, f in zip(order, felt, strict=True) if f < faint)
     yield _vanishing(course, names, float(felt[0]), below)

@@ -34,9 +34,8 @@ class Moves:
     @property
     def late(self) -> NDArray[np.bool_]:
         """Mark the sampled steps of the later half, at least the last two."""
-        late = self.steps >= self.steps[0] + (self.steps[-1] - self.steps[0]) / 2
-        late[-2:] = True
-        return late
+        half = self.steps[0] + (self.steps[-1] - self.steps[0]) // 2
+        return np.asarray(self.steps >= min(half, self.steps[-2]))
 
 
 def moves_of(record: Record) -> Moves | None:
@@ -51,9 +50,9 @@ def moves_of(record: Record) -> Moves | None:
     rows = made & np.isfinite(update).any(axis=1)
     if rows.sum() < 3 or not wanted:
         return None
-    pick = np.ix_(rows, wanted)
     mine = [sites[place] for place in wanted]
-    return Moves(mine, record.steps[rows], grad[pick], weight[pick], update[pick])
+    grad, weight, update = (read[rows][:, wanted] for read in (grad, weight, update))
+    return Moves(mine, record.steps[rows], grad, weight, update)
 
 
 def is_matrix(site: Site) -> bool:
@@ -67,8 +66,12 @@ def _finite(values: Floats) -> Floats:
 
 def middle(values: Floats) -> Floats:
     """Median over the first axis of what was read; NaN where nothing was."""
-    masked = np.ma.masked_invalid(values)
-    return np.asarray(np.ma.median(masked, axis=0).filled(np.nan), dtype=np.float64)
+    ordered = np.sort(np.where(np.isfinite(values), values, np.nan), axis=0)  # NaN comes last
+    count = np.isfinite(ordered).sum(axis=0)
+    below, above = np.maximum(count - 1, 0) // 2, count // 2
+    columns = np.arange(values.shape[1])
+    found = (ordered[below, columns] + ordered[np.minimum(above, len(ordered) - 1), columns]) / 2
+    return np.asarray(np.where(count > 0, found, np.nan), dtype=np.float64)
 
 
 def owner(name: str) -> str:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steadygrad.core.finding import Finding, Severity, detector
-from steadygrad.core.record import Record
+from steadygrad.core.record import Record, Role
 
 Kind = Literal["loss", "backward", "update"]
 
@@ -40,14 +41,14 @@ def _first_break(record: Record) -> Break | None:
     """Find the first break in a step that was made; None when the replay named its cause."""
     if record.facts.get("cause") or not len(record.steps):
         return None
-    loss = np.isinf(record.series("loss", "step")).any(axis=1)
-    grad, weight = (np.isinf(record.series(name, "weight")) for name in ("grad", "weight"))
-    made = ~(record.series("skipped", "step") > 0).any(axis=1)
-    broken = (loss | grad.any(axis=1) | weight.any(axis=1)) & made
+    loss = _infinite(record, "loss", "step")
+    grad, weight = (_infinite(record, name, "weight") for name in ("grad", "weight"))
+    made = ~np.any(record.series("skipped", "step") > 0, axis=1)
+    broken = np.asarray(made & (loss.any(axis=1) | grad.any(axis=1) | weight.any(axis=1)))
     if not broken.any():
         return None
     row = int(np.flatnonzero(broken)[0])
-    kind: Kind = "update" if weight[row].any() else "loss" if loss[row] else "backward"
+    kind: Kind = "update" if weight[row].any() else "loss" if loss[row].any() else "backward"
     which = weight[row] if kind == "update" else grad[row]
     sites = record.sites_of("weight")
     order = sorted(np.flatnonzero(which), key=lambda place: -sites[place].depth)
@@ -55,6 +56,10 @@ def _first_break(record: Record) -> Break | None:
     heals = row + 1 < len(broken) and not broken[row + 1 :].all()
     severity = Severity.risk if heals else Severity.broken
     return Break(kind, int(record.steps[row]), names, severity, len(sites))
+
+
+def _infinite(record: Record, metric: str, role: Role) -> NDArray[np.bool_]:
+    return np.asarray(np.isinf(record.series(metric, role)))
 
 
 @detector("G003", "nonfinite-loss", needs=("loss",), explains=("G411", "G402", "G405"))
@@ -71,7 +76,8 @@ def nonfinite_loss(record: Record) -> Iterator[Finding]:
     **When it is wrong.** A batch without a single target has a loss of NaN and gradients of zero;
     it does no harm to the weights.
 
-    **What to try.** `steadygrad check` on the batch of that step; `sg.skip_nonfinite()`.
+    **What to try.** `steadygrad check` with the batch of that step;
+    `sg.guard(optimizer, sg.skip_nonfinite())`.
 
     **References.** See `steadygrad explain G002` for ops that do this.
     """
@@ -95,7 +101,7 @@ def nonfinite_backward(record: Record) -> Iterator[Finding]:
 
     **What to try.** Look for sqrt, norms, divisions and masks behind the parameter that is named.
 
-    **References.** pytorch #68425 (masked branches); see `steadygrad explain G004`.
+    **References.** pytorch #68425 (masked branches), #156212.
     """
     broke = _first_break(record)
     if broke and broke.kind == "backward":

@@ -16,11 +16,12 @@ Floats = NDArray[np.float64]
 @detector(
     "G008", "loss-scale-collapse", needs=("scale", "skipped"), explains=("G003", "G004", "G411")
 )
-def loss_scale_collapse(record: Record, *, halvings: int = 5) -> Iterator[Finding]:
+def loss_scale_collapse(record: Record, *, halvings: int = 5, start: int = 50) -> Iterator[Finding]:
     """A loss scale that is halved again and again, because every step overflows.
 
     **What it looks at.** The scale of a GradScaler and the steps that it skipped, after the first
-    step that was made: a run begins with the scale being halved until it fits. Later one skip per
+    step that was made and the first `start` = 50: a run begins with the scale being halved until it
+    fits (from 2^24 in five to seven steps, measured). Later one skip per
     growth interval is how the scaler works. It is a risk when the scale is halved at least
     `halvings` = 5 times without growing in between (chosen by us: each is a step lost), within one
     growth interval, and broken when it falls below 1, where no gradient of a half-precision
@@ -39,17 +40,17 @@ def loss_scale_collapse(record: Record, *, halvings: int = 5) -> Iterator[Findin
     skipped = record.series("skipped", "step")
     for column in range(skipped.shape[1]):
         scale = record.series("scale", "step")[:, column]
-        yield from _collapse(record, scale, skipped[:, column] > 0, halvings)
+        yield from _collapse(record, scale, skipped[:, column] > 0, halvings, start)
 
 
 def _collapse(
-    record: Record, scale: Floats, skipped: NDArray[np.bool_], halvings: int
+    record: Record, scale: Floats, skipped: NDArray[np.bool_], halvings: int, start: int
 ) -> Iterator[Finding]:
     known = np.isfinite(scale) & (scale > 0)
     scale, skipped, steps = scale[known], skipped[known], record.steps[known]
     if not skipped.any() or (scale == 1).all():
         return
-    made = np.flatnonzero(~skipped)
+    made = np.flatnonzero(~skipped & (steps >= steps[0] + start))
     begin = int(made[0]) if len(made) else 0
     below = bool(np.any((scale < 1) & skipped))
     interval = int((record.facts.get("scaler") or {}).get("growth_interval", 2000))

@@ -27,7 +27,12 @@ class Spike:
     stays: bool
 
 
-@detector("G108", "gradient-spike", needs=("norm", "loss"), explains=("G301", "G302", "G411"))
+@detector(
+    "G108",
+    "gradient-spike",
+    needs=("norm", "loss"),
+    explains=("G102", "G301", "G302", "G402", "G411"),
+)
 def gradient_spike(
     record: Record, *, factor: float = 10.0, sigmas: float = 8.0, within: int = 50
 ) -> Iterator[Finding]:
@@ -54,16 +59,16 @@ def gradient_spike(
     spikes = _spikes(record, factor, sigmas, within)
     if not spikes:
         return
-    course = course_of(record)
     worst = max(spikes, key=lambda one: (one.stays, one.size))
-    stays = worst.stays and course.state != "unknown"
+    stays = worst.stays and course_of(record).ill
+    large = f"{worst.size:.3g} times those before it"
     yield Finding(
         Severity.risk if stays else Severity.note,
-        f"the gradient of step {worst.step} was {worst.size:.3g} times those before; the loss was "
-        f"{worst.before:.3g} before and is {worst.after:.3g} since."
+        f"the gradient of step {worst.step} was {large}; the loss was {worst.before:.3g} until "
+        f"then and is {worst.after:.3g} since."
         if stays
-        else f"{len(spikes)} steps had gradients far above those before, the largest {worst.size:.3g}"
-        f" times, in step {worst.step}; the loss shows no lasting harm.",
+        else f"{len(spikes)} gradients stood far above those before, the largest, of step "
+        f"{worst.step}, {large}; the loss shows no lasting harm.",
         ("optimizer",),
         {"spikes": float(len(spikes)), "size": worst.size, "step": float(worst.step)},
         confidence="likely" if stays else "possible",

@@ -10,16 +10,17 @@ from steadygrad.detectors.steps.course import course_of
 
 
 @detector("G411", "stuck-loss", needs=("loss",))
-def stuck_loss(record: Record, *, steps: int = 300) -> Iterator[Finding]:
+def stuck_loss(record: Record, *, steps: int = 1000, least: int = 300) -> Iterator[Finding]:
     """A loss that is no better than a constant prediction, for long.
 
     **What it looks at.** The loss against that of the best constant prediction of the targets,
     which is what a network can reach without looking at its input: the median of the last quarter
-    and the loss of the last batch are both within 2 % below it or above, and do not fall any more,
-    after at least `steps` = 300 steps (chosen by us: language models may stay at the frequencies of
-    their tokens for a hundred). That is a risk. Where nobody knows what a constant costs, a loss
-    that did not fall by more than its noise is a note: a network that has converged, a policy's
-    gradient and opponents look the same.
+    and the loss of the last batch are both within 2 % below it or above, and do not fall any more.
+    That is a note from `least` = 300 steps on and a risk from `steps` = 1000 on (chosen by us: a
+    GRU that had to remember the first of 15 inputs stood for 300 steps, then learned in 200). Where
+    nobody knows what a constant costs, a loss that did not fall by more than its noise is a note: a
+    network that has converged and a policy's gradient look the same. A symptom of another finding
+    it is after 300 steps.
 
     **Why it matters.** Nothing has been learned. Why is not known here: when another finding
     explains it, it stands below that one.
@@ -33,15 +34,16 @@ def stuck_loss(record: Record, *, steps: int = 300) -> Iterator[Finding]:
     **References.** rasbt/deeplearning-models #76 (2.303 = ln 10 for five reasons).
     """
     course = course_of(record)
-    if not course.ill or course.steps < steps:
+    if not course.ill or course.steps < least:
         return
     fails = course.state == "fails"
+    long = fails and course.steps >= steps
     yield Finding(
-        Severity.risk if fails else Severity.note,
+        Severity.risk if long else Severity.note,
         f"in {course.steps} steps {course.words}{': the cause is not known' if fails else ''}.",
         ("loss",),
         {"loss": course.end, "start": course.start, "constant": course.constant},
-        confidence="likely" if fails else "possible",
+        confidence="likely" if long else "possible",
         try_next=(Advice("learn-one-batch"),),
         magnitude=1.0,
     )

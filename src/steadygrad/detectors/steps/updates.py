@@ -96,8 +96,8 @@ def lr_too_low(record: Record, *, crawl: float = 1e-5, steps: int = 100) -> Iter
     if not course.ill or moves is None or course.steps < steps:
         return
     size = course.constant if math.isfinite(course.constant) else course.scale
-    reach = float(np.nanmax(np.nansum(moves.grad * moves.update, axis=1))) / size
-    could = 1e-3 * float(np.nanmedian(np.nansum(moves.grad * moves.weight, axis=1))) / size
+    reach = float(np.nansum(moves.grad * moves.update, axis=1).max()) / size
+    could = 1e-3 * float(np.median(np.nansum(moves.grad * moves.weight, axis=1))) / size
     if not reach < crawl or not could > 100 * max(reach, crawl / 1000):
         return
     sure = course.state == "fails"
@@ -106,7 +106,7 @@ def lr_too_low(record: Record, *, crawl: float = 1e-5, steps: int = 100) -> Iter
         f"no sampled step could lower the loss by more than {reach:.1g} of itself; steps of a "
         f"thousandth of each weight could by {could:.1g}; {course.words}.",
         ("lr",),
-        {"reach": reach, "could": could, "ratio": float(np.nanmedian(moves.ratio))},
+        {"reach": reach, "could": could, "ratio": float(np.median(np.nan_to_num(moves.ratio)))},
         confidence="likely" if sure else "possible",
         ruled_out=("the gradient: it is large enough",),
         try_next=(Advice("higher-lr"),),
@@ -156,7 +156,8 @@ def swallowed_update(record: Record, *, most: float = 0.1) -> Iterator[Finding]:
 
 def _moved(record: Record) -> np.ndarray:
     """Share of moved elements of the median weight, in the sampled steps with a full lr."""
-    moved, rates = record.series("moved", "weight"), record.series("lr", "step").max(axis=1)
-    full = (rates >= 0.5 * np.nanmax(rates)) & np.isfinite(moved).any(axis=1)
+    moved = record.series("moved", "weight")
+    rates = np.nan_to_num(record.series("lr", "step")).max(axis=1, initial=0.0)
+    full = (rates >= 0.5 * rates.max()) & np.isfinite(moved).any(axis=1)
     full &= ~(record.series("skipped", "step") > 0).any(axis=1)
     return middle(moved[full].T) if full.any() else np.array([])

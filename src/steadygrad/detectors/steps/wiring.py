@@ -111,8 +111,8 @@ def _leads(record: Record, names: Sequence[str]) -> bool:
     others = [site.depth for site in sites if site.name not in without]
     if not mine or not others or max(mine) > min(others):
         return False
-    read = np.isfinite(record.series("rms", "output")).any(axis=0)
-    ran = {site.name for site, seen in zip(record.sites_of("output"), read, strict=True) if seen}
+    read = np.isfinite(record.series("rms", "output"))
+    ran = {one.name for place, one in enumerate(record.sites_of("output")) if read[:, place].any()}
     return any(_inside(name, ran) for name in names)
 
 
