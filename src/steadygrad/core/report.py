@@ -69,10 +69,11 @@ def diagnose(
     """Run every detector and fold each symptom under its cause.
 
     A detector ends as found, clear, or blind; `found` are findings made elsewhere, by the
-    detectors `also`. A finding is a symptom when another one explains its code; what is only possible explains nothing. Findings of
-    one code that share a layer are one fault, told by the worst, unless they name different lines.
-    A cause is as severe as the worst that it explains. Roots are ordered by severity, then by the
-    detectors' order (the order of suspicion), then by magnitude.
+    detectors `also`. A finding is a symptom when another one explains its code; what is only
+    possible explains nothing. Findings of one code that share a layer are one fault, told by the
+    worst, unless they name different lines. A cause is as severe as the worst that it explains.
+    Roots are ordered by severity, then by the detectors' order (the order of suspicion), then by
+    magnitude.
     """
     every = list(found)
     clear: list[str] = []
