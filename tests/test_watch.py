@@ -315,4 +315,4 @@ def test_two_watches_end_in_any_order() -> None:
 
     assert len(first.record.steps) == 1
     assert len(second.record.steps) == 2
-    assert _replaced()[-1] == before[-1]
+    assert _replaced() == before

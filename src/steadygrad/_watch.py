@@ -35,6 +35,7 @@ from steadygrad.guards.refusals import unwrapped as unwrapped_optimizer
 from steadygrad.probe.wrappers import unwrapped
 from steadygrad.replay.incident import incident_of
 from steadygrad.replay.owners import Named, modules_in, variables
+from steadygrad.taps.compiled import has_compiled, is_compiled
 from steadygrad.taps.facts import facts_of
 from steadygrad.taps.listener import listening
 from steadygrad.taps.recorder import recording
@@ -135,9 +136,12 @@ class Watch:
         self.ended = ""
         told = Told(self._find, self._keep, self._trouble, self._jumped, self._failed)
         self._watcher = Watcher(told, overhead=plan.overhead, only=optimizers)
+        if is_compiled(models) or (not models and has_compiled()):
+            self._watcher.leave_alone()
         self._stack = ExitStack()
         self._stack.enter_context(listening(self._watcher))
-        self._stack.enter_context(recording(self._watcher.recorder))
+        if not self._watcher.recorder.stopped:
+            self._stack.enter_context(recording(self._watcher.recorder))
         os.register_at_fork(after_in_child=partial(_leave_alone, weakref.ref(self)))
 
     # --- What the user asks -------------------------------------------------------------------
@@ -236,7 +240,7 @@ class Watch:
         wanted = {id(p) for group in optimizer.param_groups for p in group["params"]}
         visible = self._visible()
         found = covering(wanted, modules_in(visible)) or covering(wanted, _all_modules())
-        alone = len(found) == 1 and not self._watcher.models
+        alone = len(found) == 1 and not self._watcher.models and not _others(found[0][1], visible)
         return {"" if alone else name: one for name, one in found}
 
     def _visible(self) -> Named:
@@ -377,6 +381,16 @@ def covering(
         found.append((name, best))
         left -= inside
     return found
+
+
+def _others(model: nn.Module, visible: Named) -> bool:
+    """Whether another module in sight is trained, that shares nothing with this one."""
+    mine = {id(p) for p in model.parameters()}
+    for _, one in modules_in(visible):
+        theirs = {id(p) for p in one.parameters() if p.requires_grad}
+        if theirs and not theirs & mine:
+            return True
+    return False
 
 
 def _all_modules() -> list[tuple[str, nn.Module]]:

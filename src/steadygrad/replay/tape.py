@@ -29,6 +29,9 @@ from steadygrad.replay.randomness import Generators, generators, same, torchs_ge
 
 SMALL = 1 << 20  # elements of buffers that are noted before a module call, against power iterations
 LOOKED_INTO = 2  # levels of plain objects (distributions, batches) in which tensors are sought
+LOSSES = frozenset(
+    ("cross_entropy", "mse_loss", "binary_cross_entropy_with_logits", "binary_cross_entropy")
+)
 IN_PLACE = frozenset(
     f"__{name}__"
     for name in ("setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imod")
@@ -109,7 +112,8 @@ class Tape(TorchFunctionMode):
     after its first step. `latest` is the last outermost call of a module with open parameters,
     `births` the constants that broke. A tape that is not `thorough` is meant to run along with a
     training: it looks at no values, and notes neither buffers nor the generators of Python and
-    NumPy. `spent` are the seconds that its notes have taken, `fault` is what ended them.
+    NumPy. `spent` are the seconds that its notes have taken, `fault` is what ended them; `told` is
+    told of calls of loss functions: name and arguments.
     """
 
     def __init__(self, *, thorough: bool = True) -> None:
@@ -117,6 +121,7 @@ class Tape(TorchFunctionMode):
         self.thorough = thorough
         self.spent = 0.0
         self.fault: Exception | None = None
+        self.told: Callable[..., None] | None = None
         self.refuse: Callable[[], None] | None = None
         self.latest: Entry | None = None
         self.running: Entry | None = None  # a module call that has begun, or has raised
@@ -232,6 +237,9 @@ class Tape(TorchFunctionMode):
     ) -> None:
         if entry is not None:
             self._keep(entry, entry.results(args, kwargs, out))
+            name = getattr(run, "__name__", "")
+            if self.told is not None and name in LOSSES:
+                self.told(name, args, kwargs, {})
             if entry.module is not None:
                 self.latest, self.running = entry, None
         elif self.thorough:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from steadygrad.core.steps import OF_OUTPUT, Row
+from steadygrad.taps.constant import constant_of
 from steadygrad.taps.held import Held
 from steadygrad.taps.watcher import Watcher, hooks_in
 
@@ -40,6 +41,8 @@ def facts_of(watcher: Watcher, rows: Sequence[Row]) -> Facts:
     if stale:
         worst = max(stale, key=lambda one: one.stale / one.steps)
         facts["stale"] = {"steps": worst.steps, "stale": worst.stale, "line": list(worst.line)}
+    if watcher.loss_call is not None and (constant := constant_of(watcher.loss_call)):
+        facts["constant"] = constant
     if watcher.scaler is not None:
         facts["scaler"] = watcher.scaler
     if watcher.recorder.stopped:

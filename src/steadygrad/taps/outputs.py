@@ -24,6 +24,7 @@ from steadygrad.core.record import Site
 from steadygrad.guards.norms import local
 from steadygrad.probe.tree import Tree, is_signal, tensors
 from steadygrad.taps.catalogue import Catalogue, Names
+from steadygrad.taps.constant import FUNCTIONS, LossCall, loss_call
 
 MOST = 512  # sites: chosen by us, the first of a larger model stand for the rest
 REMEMBERED = 4  # samples in none of which a dead unit was positive
@@ -70,6 +71,7 @@ class Outputs:
         self._previous = ""  # the leaf module that ran last
         self._convolved = False  # whether its channels stand before its positions
         self._inside: list[nn.Module] = []  # that run, the innermost last
+        self.losses: list[LossCall] = []
         self._mode = Functions(self)
         self.spent = 0.0  # seconds
         self.fault: Exception | None = None
@@ -194,7 +196,10 @@ class Functions(TorchFunctionMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tree
     ) -> None:
         kind = ACTIVATIONS.get(func)
-        if kind is not None and isinstance(out, Tensor):
+        if getattr(func, "__name__", "") in FUNCTIONS:
+            call = loss_call(func.__name__, args, kwargs, {})
+            self.outputs.losses += [] if call is None else [call]
+        elif kind is not None and isinstance(out, Tensor):
             self.outputs.activated(kind, out)
         elif getattr(func, "__name__", "") == "scaled_dot_product_attention":
             query, key = (*args, kwargs.get("query"), kwargs.get("key"))[:2]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -21,8 +21,10 @@ from torch.utils._device import DeviceContext
 
 from steadygrad.probe.tree import Tree
 from steadygrad.replay.tape import Tape
-from steadygrad.taps.patch import Around, Patch
+from steadygrad.taps.constant import MODULES, LossCall, loss_call
+from steadygrad.taps.patch import Around, Patch, put_back, replace
 
+MOST = 64  # calls of losses that are kept of a step
 UNHEARD = ((torch.Tensor, "backward"), (Optimizer, "zero_grad"), (nn.Module, "zero_grad"))
 """Functions in which the tape sleeps: they ask much of every parameter, or end in what we hear.
 
@@ -49,6 +51,8 @@ class Recorder:
     def __init__(self) -> None:
         self.tape = Tape(thorough=False)
         self.tap: Tap | None = None
+        self.losses: list[LossCall] = []  # since they were last taken
+        self.tape.told = self._heard
         self.active = False
         self.restore: Callable[[], None] = self.sleep
         self.stopped = ""  # why nothing is noted any more
@@ -60,7 +64,7 @@ class Recorder:
     def stop(self, why: str) -> None:
         """Note nothing from now on, let go of what was noted, and put torch back as it was."""
         self.stopped = self.stopped or why
-        self.tape, self.tap = Tape(thorough=False), None
+        self.tape, self.tap, self.losses = Tape(thorough=False), None, []
         self.restore()
 
     def sleep(self) -> None:
@@ -121,7 +125,15 @@ class Recorder:
             if not grows:
                 return original(module, *args, **kwargs)
             self._called = True
-            return self.tape.note(self._outermost(original, module), module, args, kwargs)
+            out = self.tape.note(self._outermost(original, module), module, args, kwargs)
+            if type(module).__name__ in MODULES:
+                self._heard(MODULES[type(module).__name__], args, kwargs, vars(module))
+            return out
+
+    def _heard(self, name: str, args: Tree, kwargs: Tree, settings: Mapping[str, Any]) -> None:
+        call = loss_call(name, args, kwargs, settings)
+        if call is not None:
+            self.losses = [*self.losses[-MOST:], call]
 
     def function(self, run: Callable[..., Any], args: Tree, kwargs: dict[str, Any]) -> Any:
         """Run a custom autograd function."""
@@ -162,7 +174,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
 
 @contextmanager
 def _calls_heard(recorder: Recorder) -> Iterator[None]:
-    original, apply = nn.Module.__call__, vars(torch.autograd.Function)["apply"]
+    original, apply = vars(nn.Module)["__call__"], vars(torch.autograd.Function)["apply"]
 
     def heard(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # whatever it returns
         if not recorder.active:
@@ -174,9 +186,8 @@ def _calls_heard(recorder: Recorder) -> Iterator[None]:
         return recorder.function(run, args, kwargs) if recorder.active else run(*args, **kwargs)
 
     heard.__wrapped__ = original  # type: ignore[attr-defined] # as functools.wraps, for signatures
-    replaced: Any = classmethod(applied)
-    nn.Module.__call__ = heard  # type: ignore[method-assign] # put back below
-    torch.autograd.Function.apply = replaced  # type: ignore[method-assign] # as above
+    calls = replace(nn.Module, "__call__", heard)
+    applications = replace(torch.autograd.Function, "apply", classmethod(applied))
     patches = [Patch(owner, name, _unheard(recorder)) for owner, name in UNHEARD]
     recorder.active = True
     try:
@@ -185,8 +196,8 @@ def _calls_heard(recorder: Recorder) -> Iterator[None]:
         recorder.active = False
         for patch in patches:
             patch.remove()
-        _put_back(nn.Module, "__call__", heard, original)
-        _put_back(torch.autograd.Function, "apply", replaced, apply)
+        put_back(nn.Module, "__call__", calls)
+        put_back(torch.autograd.Function, "apply", applications)
 
 
 def _unheard(recorder: Recorder) -> Around:
@@ -200,12 +211,6 @@ def _unheard(recorder: Recorder) -> Around:
         return unheard
 
     return around
-
-
-def _put_back(owner: type, name: str, ours: object, original: object) -> None:
-    """Undo a replacement, unless somebody has put their own on top: then ours passes on."""
-    if vars(owner)[name] is ours:
-        setattr(owner, name, original)
 
 
 def _rearrange(tape: Tape | None) -> bool:

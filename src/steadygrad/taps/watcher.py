@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ from steadygrad.probe.trace import users_line
 from steadygrad.probe.wrappers import unwrapped
 from steadygrad.taps.catalogue import Catalogue, Names, names_in
 from steadygrad.taps.clips import Clips
+from steadygrad.taps.compiled import is_compiled
+from steadygrad.taps.constant import LossCall
 from steadygrad.taps.held import Held, guard_of, held, key_of
 from steadygrad.taps.listener import Arguments
 from steadygrad.taps.losses import Losses
@@ -131,6 +133,7 @@ class Watcher:
         self.has_compiled = False
         self.filters = False  # whether a host leaves broken losses out of its log
         self.world = 1  # ranks
+        self.loss_call: LossCall | None = None
         self.hooks: dict[str, frozenset[int]] = {}  # of modules, when they were first trained
         self.scaler: dict[str, float] | None = None
         self._told, self._only = told, only
@@ -231,9 +234,10 @@ class Watcher:
     @careful
     def compiled(self) -> None:
         """Leave compiled code alone: what stands in its way would be compiled with it."""
-        self._leave_alone()
+        self.leave_alone()
 
-    def _leave_alone(self) -> None:
+    def leave_alone(self) -> None:
+        """Let the tape and the tap be, which would be compiled too; steps are read all the same."""
         self.has_compiled = True
         self.recorder.stop("a part is compiled: run it with TORCH_COMPILE_DISABLE=1 for that")
 
@@ -350,6 +354,7 @@ class Watcher:
                 self._readings(now),
             )
         )
+        self._note_loss()
         if one.steps < LEARNING or now.sample is not None:
             self._note_presence(now)
         one.steps += 1
@@ -360,6 +365,14 @@ class Watcher:
         if one.on_host and now.norms is not None and one.jumps.is_one(float(now.total)):
             self._told.jumped(now.step, float(now.total))
         self._arm()
+
+    def _note_loss(self) -> None:
+        """Keep the call of the loss function of a step that has one in each backward pass."""
+        calls, self.recorder.losses = self.recorder.losses, []
+        if self._outputs is not None and self._outputs.losses:
+            calls, self._outputs.losses = [*calls, *self._outputs.losses], []
+        if calls:
+            self.loss_call = calls[-1] if len(calls) == self.losses.backwards else None
 
     def _ask_guard(self, now: Pending, optimizer: Optimizer) -> None:
         """Take over what a guard has read and done."""
@@ -487,7 +500,7 @@ class Watcher:
                 self.models[self._free(name)] = model
         self._names = names_in(self.models)
         if is_compiled(self.models.values()):
-            self._leave_alone()
+            self.leave_alone()
         self.hooks |= {k: v for k, v in hooks_in(self.models).items() if k not in self.hooks}
         self._outputs = Outputs(self.catalogue, self._names)
 
@@ -521,12 +534,6 @@ class Watcher:
     def close(self) -> None:
         """Take in what is still on its way."""
         self._rounds.close()
-
-
-def is_compiled(models: Iterable[nn.Module]) -> bool:
-    """Whether torch compiles a part of some models."""
-    parts = (vars(part) for model in models for part in model.modules())
-    return any(part.get("_compiled_call_impl") or "_orig_mod" in part for part in parts)
 
 
 def hooks_in(models: Mapping[str, nn.Module]) -> dict[str, frozenset[int]]:
