@@ -130,6 +130,7 @@ class Watch:
         self._told = 0.0  # when, in seconds
         self._causes: list[Cause] = []
         self._jumps: list[int] = []
+        self._told_broken = False
         self._replaying = 0.0
         self._faults: list[str] = []
         self._closed = False
@@ -249,9 +250,12 @@ class Watch:
 
     def _trouble(self, trouble: Trouble) -> None:
         """Look for the first cause of a number that is not finite, unless it is an old story."""
-        if not self._watcher.filters:
-            self._watcher.filters = filters_nan(self._visible())
-        if len(self._causes) >= REPLAYS or _is_broken(trouble.optimizer):
+        if not self._watcher.about.filters:
+            self._watcher.about.filters = filters_nan(self._visible())
+        if len(self._causes) >= REPLAYS:
+            return
+        if _is_broken(trouble.optimizer):
+            self._tell_broken(trouble)
             return
         if trouble.scaled and math.isfinite(trouble.loss):
             return  # a scaler finds its scale in this way
@@ -303,6 +307,12 @@ class Watch:
         if cause is not None and cause.captured is not None:
             kept = incident_of(cause.captured)
             writer.do(lambda: kept.save(directory))
+
+    def _tell_broken(self, trouble: Trouble) -> None:
+        """Say once that the weights were broken before this step; the report says by what."""
+        if not (self._causes or self._told_broken):
+            self._told_broken = True
+            self._say(f"step {trouble.step}: weights are NaN or infinite before it")
 
     def _replayed(self, trouble: Trouble) -> Cause:
         recorder = self._watcher.recorder

@@ -23,28 +23,28 @@ def facts_of(watcher: Watcher, rows: Sequence[Row]) -> Facts:
     known = list(watcher.held.values())
     steps = watcher.step + 1
     facts: Facts = {
-        "run": {"steps": steps, "compiled": watcher.has_compiled},
+        "run": {"steps": steps, "compiled": watcher.about.compiled},
         "optimizers": [_settings(one) for one in known],
         "wiring": {
             **_wiring(known, watcher.models),
             "steps": steps,
             "unmoved": _unmoved(known, rows),
         },
-        "blind": dict(watcher.blind),
+        "blind": dict(watcher.about.blind),
         "clip_order": _order(watcher),
         "clipping": _clipping(rows),
         "hidden_nan": _hidden(watcher, rows),
         "ineffective_hooks": _ineffective(watcher),
-        "ranks": {"world": watcher.world, "diverged": []},
+        "ranks": {"world": 1, "diverged": []},
     }
     stale = [one.stale for one in known if one.stale.steps]
     if stale:
         worst = max(stale, key=lambda one: one.stale / one.steps)
         facts["stale"] = {"steps": worst.steps, "stale": worst.stale, "line": list(worst.line)}
-    if watcher.loss_call is not None and (constant := constant_of(watcher.loss_call)):
+    if watcher.about.loss_call is not None and (constant := constant_of(watcher.about.loss_call)):
         facts["constant"] = constant
-    if watcher.scaler is not None:
-        facts["scaler"] = watcher.scaler
+    if watcher.about.scaler is not None:
+        facts["scaler"] = watcher.about.scaler
     if watcher.recorder.stopped:
         facts["blind"] |= dict.fromkeys(OF_OUTPUT, watcher.recorder.stopped)
     elif any("rms" in row.read for row in rows):
@@ -131,7 +131,7 @@ def _clipping(rows: Sequence[Row]) -> Facts:
 
 def _hidden(watcher: Watcher, rows: Sequence[Row]) -> Facts:
     """Steps whose loss a host's log does not show as what it was."""
-    if not watcher.filters:
+    if not watcher.about.filters:
         return {}
     steps = [
         row.step for row in rows if "loss" in row.read and not math.isfinite(row.read["loss"][0])
@@ -141,7 +141,7 @@ def _hidden(watcher: Watcher, rows: Sequence[Row]) -> Facts:
 
 def _ineffective(watcher: Watcher) -> list[str]:
     """Modules that got a hook after they were compiled."""
-    if not watcher.has_compiled:
+    if not watcher.about.compiled:
         return []
-    now, then = hooks_in(watcher.models), watcher.hooks
+    now, then = hooks_in(watcher.models), watcher.about.hooks
     return [name for name in now if now[name] - then.get(name, frozenset())]

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from steadygrad.core.record import Role, Site
 from steadygrad.core.steps import Row
 from steadygrad.guards.nesting import is_nested
-from steadygrad.guards.norms import Reader
+from steadygrad.guards.norms import Reader, local
 from steadygrad.guards.number import Truth
 from steadygrad.probe.trace import users_line
 from steadygrad.probe.wrappers import unwrapped
@@ -76,6 +76,23 @@ class Told:
 
 
 @dataclass(slots=True)
+class Circumstances:
+    """What is known of a run besides its numbers.
+
+    `filters` says that a host leaves broken losses out of its log, `broken` that there was one;
+    `hooks` are those of modules when they were first trained, `blind` why a metric is not read.
+    """
+
+    compiled: bool = False
+    filters: bool = False
+    broken: bool = False
+    loss_call: LossCall | None = None
+    scaler: dict[str, float] | None = None
+    hooks: dict[str, frozenset[int]] = field(default_factory=dict)
+    blind: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Pending:
     """A step that has begun: what was read of it so far."""
 
@@ -89,6 +106,7 @@ class Pending:
     skipped: Truth = False
     scale: Number = 1.0
     sample: Sample | None = None
+    extra: list[Reading] = field(default_factory=list)
     whole: bool = True  # every parameter has a gradient
 
 
@@ -119,23 +137,16 @@ class Watcher:
 
     def __init__(self, told: Told, *, overhead: float, only: Sequence[Optimizer] = ()) -> None:
         self.recorder = Recorder()
-        self.catalogue = Catalogue()
+        self.catalogue, self.about = Catalogue(), Circumstances()
         self.losses, self.clips = Losses(), Clips()
         self.schedule = Schedule(overhead)
         self.held: dict[int, Held] = {}
         self.models: dict[str, nn.Module] = {}
         self.spent = 0.0  # seconds that were ours
         self.skips: list[int] = []  # steps that a scaler skipped
-        self.blind: dict[str, str] = {}
         self.active, self.muted = True, False
         self.home = (os.getpid(), threading.get_ident())
         self.step = -1
-        self.has_compiled = False
-        self.filters = False  # whether a host leaves broken losses out of its log
-        self.world = 1  # ranks
-        self.loss_call: LossCall | None = None
-        self.hooks: dict[str, frozenset[int]] = {}  # of modules, when they were first trained
-        self.scaler: dict[str, float] | None = None
         self._told, self._only = told, only
         self._names = Names({}, {}, {}, {})
         self._outputs: Outputs | None = None
@@ -219,9 +230,12 @@ class Watcher:
     def scaler_steps(self, scaler: torch.amp.GradScaler, optimizer: Optimizer) -> None:
         """Wait for the step that a scaler may skip."""
         self._awaited = (scaler, optimizer)
-        if self.scaler is None:
+        if self.about.scaler is None:
             interval = float(scaler.get_growth_interval())
-            self.scaler = {"growth_interval": interval, "init_scale": float(scaler._init_scale)}
+            self.about.scaler = {
+                "growth_interval": interval,
+                "init_scale": float(scaler._init_scale),
+            }
 
     @careful
     def scaler_stepped(self, optimizer: Optimizer) -> None:
@@ -238,7 +252,7 @@ class Watcher:
 
     def leave_alone(self) -> None:
         """Let the tape and the tap be, which would be compiled too; steps are read all the same."""
-        self.has_compiled = True
+        self.about.compiled = True
         self.recorder.stop("a part is compiled: run it with TORCH_COMPILE_DISABLE=1 for that")
 
     @careful
@@ -253,7 +267,9 @@ class Watcher:
             self.recorder.pause()
             return None
         if type(optimizer).__name__ in MANY_EVALUATIONS:
-            self.blind["grad"] = f"{type(optimizer).__name__} computes several gradients in a step"
+            self.about.blind["grad"] = (
+                f"{type(optimizer).__name__} computes several gradients in a step"
+            )
             self._look(optimizer, read=False)
             return None
 
@@ -330,6 +346,10 @@ class Watcher:
         loss, total = float(self.losses.total), float(now.total)
         if (math.isfinite(loss) and math.isfinite(total)) or now.norms is None:
             return
+        if not self.about.broken:
+            self.about.broken = True
+            weights = [torch.linalg.vector_norm(_real(p.detach())) for p in now.held.parameters]
+            now.extra.append(Reading("weight", now.held.places, torch.stack(weights).double()))
         broken = ~np.isfinite(now.norms.numpy()) & now.present
         names = tuple(s.name for s, bad in zip(now.held.sites, broken, strict=True) if bad)
         scaled = not isinstance(now.scale, float) or now.scale != 1.0
@@ -372,7 +392,7 @@ class Watcher:
         if self._outputs is not None and self._outputs.losses:
             calls, self._outputs.losses = [*calls, *self._outputs.losses], []
         if calls:
-            self.loss_call = calls[-1] if len(calls) == self.losses.backwards else None
+            self.about.loss_call = calls[-1] if len(calls) == self.losses.backwards else None
 
     def _ask_guard(self, now: Pending, optimizer: Optimizer) -> None:
         """Take over what a guard has read and done."""
@@ -415,7 +435,7 @@ class Watcher:
                 moves = now.sample.moves()
             readings += [Reading(m, now.held.places, numbers) for m, numbers in moves.items()]
             self._own += time.perf_counter() - begin
-        return [*readings, *self._of_outputs()]
+        return [*readings, *now.extra, *self._of_outputs()]
 
     def _of_outputs(self) -> list[Reading]:
         if self._outputs is None or self.recorder.tap is None:
@@ -456,7 +476,7 @@ class Watcher:
         """Let the tap look at the outputs of the step to come, or not."""
         due = self.schedule.due(self.step + 1) and self._outputs is not None
         if self._outputs is not None and self._outputs.fault is not None:
-            self.blind["rms"] = f"the outputs could not be read: {self._outputs.fault}"
+            self.about.blind["rms"] = f"the outputs could not be read: {self._outputs.fault}"
             due = False
         self.recorder.tap = self._outputs if due else None
 
@@ -501,7 +521,9 @@ class Watcher:
         self._names = names_in(self.models)
         if is_compiled(self.models.values()):
             self.leave_alone()
-        self.hooks |= {k: v for k, v in hooks_in(self.models).items() if k not in self.hooks}
+        self.about.hooks |= {
+            k: v for k, v in hooks_in(self.models).items() if k not in self.about.hooks
+        }
         self._outputs = Outputs(self.catalogue, self._names)
 
     def _free(self, name: str) -> str:
@@ -553,6 +575,11 @@ def _norms(reader: Reader) -> Tensor:
     if norms.device.type == "cpu" and not bool(torch.isfinite(norms).all()):
         return reader.norms(double=True, settle=False)
     return norms
+
+
+def _real(parameter: Tensor) -> Tensor:
+    whole = local(parameter)
+    return torch.view_as_real(whole) if whole.is_complex() else whole.float()
 
 
 def _left_scale(optimizer: Optimizer) -> Number:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steadygrad.core.finding import Finding, Severity, detector
+from steadygrad.core.finding import Advice, Finding, Severity, detector
 from steadygrad.core.record import Record, Role
 
+TINY = 2.0**-25  # what rounds to zero in float16, whose smallest number is 2^-24
+WIDE = "model.float()  # and torch.autocast(device_type, torch.bfloat16), or float16 and GradScaler"
 Kind = Literal["loss", "backward", "update"]
 
 
@@ -129,7 +132,28 @@ def nonfinite_update(record: Record) -> Iterator[Finding]:
     """
     broke = _first_break(record)
     if broke and broke.kind == "update":
-        yield broke.finding(
+        eps, dtype = _arithmetic(record)
+        says = (
             f"{len(broke.names)} of {broke.of} parameters are not finite before step {broke.step}, "
-            "though all gradients before were."
+            "though all gradients before were: the optimizer's own arithmetic broke them."
         )
+        evidence = {"step": float(broke.step), "parameters": float(len(broke.names))}
+        cures: tuple[Advice, ...] = (Advice("float32-weights", WIDE),)
+        if dtype == "float16" and eps < TINY:
+            says += f" In {dtype} its eps of {eps:g} is 0, and it divides 0 by 0."
+            cures = (Advice("larger-eps", "eps=1e-4"), *cures)
+        yield replace(
+            broke.finding(says),
+            says=says,
+            evidence={**evidence, "eps": eps, "weights": dtype},
+            try_next=cures,
+        )
+
+
+def _arithmetic(record: Record) -> tuple[float, str]:
+    """The smallest eps of an optimizer, and the narrowest type of the weights."""
+    known = record.facts.get("optimizers") or [{}]
+    eps = min((float(one.get("eps", math.nan)) for one in known), default=math.nan)
+    dtypes = {str(dtype) for one in known for dtype in one.get("dtypes", ())}
+    narrow = [one for one in ("float16", "bfloat16", "float32") if one in dtypes]
+    return eps, narrow[0] if narrow else "unknown"
