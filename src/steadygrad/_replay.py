@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steadygrad._check import check
-from steadygrad.core.finding import Finding, Severity
+from steadygrad.core.finding import Advice, Finding, Severity
 from steadygrad.core.record import record_of
 from steadygrad.core.report import Report, diagnose
 from steadygrad.detectors import DETECTORS
@@ -25,6 +26,7 @@ from steadygrad.replay.randomness import kept as kept_generators
 from steadygrad.replay.randomness import set_generators
 from steadygrad.replay.score import Term, reached
 from steadygrad.replay.tape import Tape
+from steadygrad.taps.watcher import Trouble
 
 NUMBERS = ("G001", "G002", "G003", "G004", "G005", "G006", "G007", "G009")
 """Codes of what makes a number NaN or infinite; so does the whole family of data and loss."""
@@ -36,8 +38,7 @@ class Kept:
 
     tape: Tape
     roots: Sequence[tuple[Tensor, Tensor | None]]
-    scale: float | None = None
-    clipped: bool = False
+    lost: str = ""  # why there is nothing on the tape
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,80 @@ class Cause:
     findings: tuple[Finding, ...]
     why: str = ""
     captured: Captured | None = None
+
+
+class Causes:
+    """The first causes of a run, a few at most; each is said at once. `seconds` went to replays."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.causes: list[Cause] = []
+        self.seconds = 0.0
+        self._say = say
+        self._told_broken = False
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All of them, the first step's first."""
+        return [one for cause in self.causes for one in cause.findings]
+
+    def of(self, trouble: Trouble, kept: Kept, visible: Named) -> Cause | None:
+        """Look for the cause of a step that is not finite, unless it is an old story."""
+        if len(self.causes) >= REPLAYS:
+            return None
+        if _is_broken(trouble.optimizer):
+            self._tell_broken(trouble)
+            return None
+        if trouble.scaled and math.isfinite(trouble.loss):
+            return None  # a scaler finds its scale in this way
+        begin = time.perf_counter()
+        cause = _replayed(trouble, kept, visible)
+        self.seconds += time.perf_counter() - begin
+        self.causes.append(cause)
+        self._say(_told(trouble, cause))
+        return cause
+
+    def of_exception(self, tape: Tape, step: int) -> None:
+        """Look for what broke before an exception, where nothing has been found so far."""
+        if not self.causes:
+            try:
+                self.causes.append(cause_of_exception(tape, step))
+            except Exception as error:  # whatever the user's model raises when it is run again
+                self.causes.append(Cause((), f"the replay failed: {error}"))
+
+    def _tell_broken(self, trouble: Trouble) -> None:
+        """Say once that the weights were broken before this step; the report says by what."""
+        if not (self.causes or self._told_broken):
+            self._told_broken = True
+            self._say(f"step {trouble.step}: weights are NaN or infinite before it")
+
+
+def _replayed(trouble: Trouble, kept: Kept, visible: Named) -> Cause:
+    if kept.lost:
+        return Cause((), kept.lost)
+    try:
+        cause = first_cause(kept, trouble.optimizer, visible, trouble.step)
+    except Exception as error:  # whatever the user's model raises when it is run again
+        return Cause((), f"the replay failed: {type(error).__name__}: {error}")
+    if cause.findings or not cause.why.startswith(AGAIN):
+        return cause
+    broken = not math.isfinite(trouble.loss)
+    return replace(cause, findings=(unrepeated(cause.why, loss=broken, step=trouble.step),))
+
+
+def _is_broken(optimizer: Optimizer) -> bool:
+    """Whether weights were NaN or infinite before this step."""
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    return any(not bool(p.detach().isfinite().all()) for p in held if p.is_floating_point())
+
+
+def _told(trouble: Trouble, cause: Cause) -> str:
+    what = "loss" if not math.isfinite(trouble.loss) else "gradient"
+    number = trouble.loss if what == "loss" else trouble.norm
+    head = f"step {trouble.step}: the {what} is {number:g}"
+    if not cause.findings:
+        return f"{head}; no cause was found: {cause.why}"
+    first = cause.findings[0]
+    return f"{head}: {first.code} {first.name}: {first.says}"
 
 
 def first_cause(kept: Kept, optimizer: Optimizer, visible: Named, step: int) -> Cause:
@@ -62,10 +137,32 @@ def first_cause(kept: Kept, optimizer: Optimizer, visible: Named, step: int) -> 
         except CannotLook as error:
             cause = Cause((), str(error))
         if cause.findings:
-            break
+            return cause
     return cause
 
 
+def unrepeated(why: str, *, loss: bool, step: int) -> Finding:
+    """The verdict on a step that is finite when it is computed again, from the same everything."""
+    what = "loss" if loss else "gradient"
+    return Finding(
+        Severity.broken,
+        f"the {what} of step {step} was not finite and cannot be made so again ({why}): it did not "
+        "come of the batch, the weights, and torch's random numbers alone.",
+        ("loss",),
+        confidence="possible",
+        try_next=(
+            Advice("deterministic", "torch.use_deterministic_algorithms(True)"),
+            Advice("look-for-state", "# what the forward pass reads that is neither of these"),
+        ),
+        magnitude=7.0,
+        steps=(step, step),
+        code="G003" if loss else "G004",
+        name="nonfinite-loss" if loss else "nonfinite-backward",
+    )
+
+
+AGAIN = "computed again"  # how a reason begins where a step could be computed, and was finite
+REPLAYS = 3  # of a run: chosen by us, later trouble mostly comes of the first
 MOST_PASSES = 16  # of one step that are looked into: chosen by us
 DISGUISES = (
     "probability tensor contains either `inf`, `nan`",
@@ -115,7 +212,7 @@ def _passes(kept: Kept) -> Iterator[Heard]:
     known = [(_value(*root), *root) for root in kept.roots[:MOST_PASSES]]
     known.sort(key=lambda row: math.isfinite(row[0]))
     for value, loss, weight in known:
-        heard = Heard(kept.tape, scale=kept.scale, clipped=kept.clipped, goes_on=True)
+        heard = Heard(kept.tape, goes_on=True)
         made = kept.tape.made(loss)
         if made is None:
             heard.unseen.append("backward() started on a tensor made out of sight")
@@ -146,7 +243,7 @@ def looked(captured: Captured, step: int) -> Cause:
     except (TypeError, ValueError, RuntimeError) as error:
         return Cause((), f"the step could not be computed again: {error}", captured)
     found = tuple(replace(one, steps=(step, step)) for one in _of_numbers(report))
-    why = "" if found else captured.blind.get("loss", "computed again, everything is finite")
+    why = "" if found else captured.blind.get("loss", f"{AGAIN}, everything is finite")
     return Cause(found, why, captured)
 
 

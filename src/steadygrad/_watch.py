@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-import math
 import os
 import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
-from steadygrad._replay import Cause, Kept, cause_of_exception, first_cause, is_disguised
+from steadygrad._replay import Cause, Causes, Kept, is_disguised
 from steadygrad.core.decimation import Memory
 from steadygrad.core.finding import Finding, as_json, from_json
 from steadygrad.core.record import Record
@@ -32,19 +30,18 @@ from steadygrad.core.store import Writer, create
 from steadygrad.core.stored import Stored, record_of
 from steadygrad.detectors import DETECTORS, WATCHING
 from steadygrad.guards.refusals import unwrapped as unwrapped_optimizer
-from steadygrad.probe.wrappers import unwrapped
 from steadygrad.replay.incident import incident_of
-from steadygrad.replay.owners import Named, modules_in, variables
+from steadygrad.replay.owners import Named, variables
 from steadygrad.taps.compiled import has_compiled, is_compiled
 from steadygrad.taps.facts import facts_of
 from steadygrad.taps.listener import listening
+from steadygrad.taps.models import filters_nan, trained_by
 from steadygrad.taps.recorder import recording
 from steadygrad.taps.watcher import Told, Trouble, Watcher
 
 RETOLD = 20.0  # seconds after which what is known besides the steps is written anew
 RING = 128  # steps of an incident that stand before it
 JUMPS = 10  # incidents of a run that are no more than a jump of the gradient
-REPLAYS = 3  # of a run: chosen by us, later trouble mostly comes of the first
 Say = Callable[[str], None]
 
 
@@ -128,11 +125,8 @@ class Watch:
         )
         self._known = -1  # sites that the writer has been told of
         self._told = 0.0  # when, in seconds
-        self._causes: list[Cause] = []
+        self._causes = Causes(self._say)
         self._jumps: list[int] = []
-        self._told_broken = False
-        self._replaying = 0.0
-        self._faults: list[str] = []
         self._closed = False
         self.ended = ""
         told = Told(self._find, self._keep, self._trouble, self._jumped, self._failed)
@@ -167,7 +161,7 @@ class Watch:
     @property
     def causes(self) -> list[Finding]:
         """What made numbers NaN or infinite, as replays have found it."""
-        return [one for cause in self._causes for one in cause.findings]
+        return self._causes.findings
 
     def report(self) -> Report:
         """Say what is wrong with the training so far; at any time, also after an exception."""
@@ -229,7 +223,7 @@ class Watch:
     def _facts(self, rows: Sequence[Row]) -> dict[str, Any]:
         facts = facts_of(self._watcher, rows)
         facts["run"]["ended"] = self.ended
-        if self._causes:
+        if self.causes:
             facts["cause"] = [as_json(one) for one in self.causes]
         return facts
 
@@ -238,44 +232,42 @@ class Watch:
         if self._models:
             names = list(self._models) if len(self._models) > 1 else [""]
             return dict(zip(names, self._models.values(), strict=True))
-        wanted = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        visible = self._visible()
-        found = covering(wanted, modules_in(visible)) or covering(wanted, _all_modules())
-        alone = len(found) == 1 and not self._watcher.models and not _others(found[0][1], visible)
-        return {"" if alone else name: one for name, one in found}
+        return trained_by(optimizer, self._visible(), more=bool(self._watcher.models))
 
     def _visible(self) -> Named:
         frame: FrameType | None = sys._getframe(1)
         return [*variables(frame, self._plan.variables), *self._models.items()]
 
     def _trouble(self, trouble: Trouble) -> None:
-        """Look for the first cause of a number that is not finite, unless it is an old story."""
-        if not self._watcher.about.filters:
-            self._watcher.about.filters = filters_nan(self._visible())
-        if len(self._causes) >= REPLAYS:
-            return
-        if _is_broken(trouble.optimizer):
-            self._tell_broken(trouble)
-            return
-        if trouble.scaled and math.isfinite(trouble.loss):
-            return  # a scaler finds its scale in this way
-        begin = time.perf_counter()
+        """Look for the first cause of a number that is not finite."""
+        about, recorder = self._watcher.about, self._watcher.recorder
+        visible = self._visible()
+        about.filters = about.filters or filters_nan(visible)
+        why = recorder.stopped or (str(recorder.tape.fault) if recorder.tape.fault else "")
+        kept = Kept(recorder.tape, self._watcher.losses.roots, why)
+        with self._muted():
+            cause = self._causes.of(trouble, kept, visible)
+        if cause is not None and self._writer is not None:
+            self._write_down(self._writer, trouble, cause)
+
+    @contextmanager
+    def _muted(self) -> Iterator[None]:
+        """Hear nothing of what we ourselves compute."""
         self._watcher.muted = True
         try:
-            cause = self._replayed(trouble)
+            with self._watcher.recorder.asleep():
+                yield
         finally:
             self._watcher.muted = False
-            self._replaying += time.perf_counter() - begin
-        self._causes.append(cause)
-        self._say(_told(trouble, cause))
-        if self._writer is not None:
-            for one in cause.findings:
-                self._writer.event({"step": trouble.step, "kind": "finding", **as_json(one)})
-            if not cause.findings:
-                event = {"step": trouble.step, "kind": "nonfinite", "says": cause.why}
-                self._writer.event({**event, "where": list(trouble.names)})
-            self._leave(self._writer, trouble.step, cause)
-            self._tell(self._writer)
+
+    def _write_down(self, writer: Writer, trouble: Trouble, cause: Cause) -> None:
+        for one in cause.findings:
+            writer.event({"step": trouble.step, "kind": "finding", **as_json(one)})
+        if not cause.findings:
+            event = {"step": trouble.step, "kind": "nonfinite", "says": cause.why}
+            writer.event({**event, "where": list(trouble.names)})
+        self._leave(writer, trouble.step, cause)
+        self._tell(writer)
 
     def _jumped(self, step: int, norm: float) -> None:
         """Leave the steps before a jump of the gradient behind, unless it is one of many."""
@@ -291,12 +283,9 @@ class Watch:
     def explain(self, error: BaseException) -> None:
         """Look for the first cause of an exception that may be a NaN in disguise."""
         recorder = self._watcher.recorder
-        if not is_disguised(error) or recorder.stopped or self._causes:
-            return
-        self._watcher.muted = True
-        with recorder.asleep():
-            cause = cause_of_exception(recorder.tape, self._watcher.step + 1)
-        self._causes.append(cause)
+        if is_disguised(error) and not recorder.stopped:
+            with self._muted():
+                self._causes.of_exception(recorder.tape, self._watcher.step + 1)
 
     def _leave(self, writer: Writer, step: int, cause: Cause | None = None) -> None:
         """Leave behind what is needed to look into a step again: the steps before it, its batch."""
@@ -308,45 +297,18 @@ class Watch:
             kept = incident_of(cause.captured)
             writer.do(lambda: kept.save(directory))
 
-    def _tell_broken(self, trouble: Trouble) -> None:
-        """Say once that the weights were broken before this step; the report says by what."""
-        if not (self._causes or self._told_broken):
-            self._told_broken = True
-            self._say(f"step {trouble.step}: weights are NaN or infinite before it")
-
-    def _replayed(self, trouble: Trouble) -> Cause:
-        recorder = self._watcher.recorder
-        if recorder.stopped or recorder.tape.fault is not None:
-            why = recorder.stopped or f"what was noted is lost: {recorder.tape.fault}"
-            return Cause((), why)
-        kept = Kept(recorder.tape, self._watcher.losses.roots)
-        with recorder.asleep():
-            return first_cause(kept, trouble.optimizer, self._visible(), trouble.step)
-
     def _failed(self, error: Exception) -> None:
         if os.environ.get("STEADYGRAD_DEBUG"):
             import traceback
 
             traceback.print_exception(error)
-        self._faults.append(f"{type(error).__name__}: {error}")
         self._say(f"the watching ended, by a fault of ours: {type(error).__name__}: {error}")
 
     def _cost(self) -> dict[str, float]:
-        elapsed = self._watcher.elapsed - self._replaying
+        elapsed = self._watcher.elapsed - self._causes.seconds
         own = self._watcher.spent + self._watcher.recorder.tape.spent
         steps = float(self._watcher.step + 1)
         return {"seconds": elapsed, "overhead": own / max(elapsed, 1e-9), "steps": steps}
-
-
-def filters_nan(visible: Named) -> bool:
-    """Whether a Trainer of transformers is at work that leaves broken losses out of its log."""
-    hosts = [one for _, one in visible if _is_from_transformers(type(one))]
-    settings = (getattr(host, "args", None) for host in hosts)
-    return any(getattr(one, "logging_nan_inf_filter", False) is True for one in settings)
-
-
-def _is_from_transformers(kind: type) -> bool:
-    return any(base.__module__.startswith("transformers.") for base in kind.__mro__)
 
 
 def ring_of(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
@@ -367,62 +329,6 @@ def _leave_alone(watch: weakref.ref[Watch]) -> None:
     alive = watch()
     if alive is not None:
         alive.abandon()
-
-
-def covering(
-    wanted: set[int], sight: Sequence[tuple[str, nn.Module]]
-) -> list[tuple[str, nn.Module]]:
-    """The fewest modules that hold all wanted parameters, by id, the largest share first.
-
-    Of modules that hold as many, one with the fewest others is taken, and of such the outermost.
-    """
-    holders = []
-    for name, one in sight:
-        bare = unwrapped(one)
-        inside = {id(p) for p in bare.parameters()}
-        if inside & wanted:
-            holders.append((name, bare, inside, sum(1 for _ in bare.modules())))
-    found: list[tuple[str, nn.Module]] = []
-    left = set(wanted)
-    while left and holders:
-        name, best, inside, _ = max(holders, key=lambda h: (len(h[2] & left), -len(h[2]), h[3]))
-        if not inside & left:
-            break
-        found.append((name, best))
-        left -= inside
-    return found
-
-
-def _others(model: nn.Module, visible: Named) -> bool:
-    """Whether another module in sight is trained, that shares nothing with this one."""
-    mine = {id(p) for p in model.parameters()}
-    for _, one in modules_in(visible):
-        theirs = {id(p) for p in one.parameters() if p.requires_grad}
-        if theirs and not theirs & mine:
-            return True
-    return False
-
-
-def _all_modules() -> list[tuple[str, nn.Module]]:
-    """Every module that is alive; it takes some tenths of a second to find them."""
-    found = [one for one in gc.get_objects() if issubclass(type(one), nn.Module)]
-    return [(type(one).__name__, one) for one in found]
-
-
-def _is_broken(optimizer: Optimizer) -> bool:
-    """Whether weights were NaN or infinite before this step."""
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    return any(not bool(p.detach().isfinite().all()) for p in held if p.is_floating_point())
-
-
-def _told(trouble: Trouble, cause: Cause) -> str:
-    what = "loss" if not math.isfinite(trouble.loss) else "gradient"
-    number = trouble.loss if what == "loss" else trouble.norm
-    head = f"step {trouble.step}: the {what} is {number:g}"
-    if not cause.findings:
-        return f"{head}; no cause was found: {cause.why}"
-    first = cause.findings[0]
-    return f"{head}: {first.code} {first.name}: {first.says}"
 
 
 def _warned(sentence: str) -> None:

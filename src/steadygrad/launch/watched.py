@@ -48,7 +48,7 @@ def run(options: Options, write: Callable[[Report], None], failed: Callable[[Rep
     if ending.words and ending.error is not None:
         watch.explain(ending.error)
     watch.close()
-    report = watch.report() if first else None
+    report = _report(watch) if first else None
     sys.stdout.flush()
     show_error(ending)
     if report is not None:
@@ -57,6 +57,14 @@ def run(options: Options, write: Callable[[Report], None], failed: Callable[[Rep
             _say(f"the run is in {watch.path}")
     code = leave(ending)
     return 1 if code == 0 and report is not None and failed(report) else code
+
+
+def _report(watch: Watch) -> Report | None:
+    try:
+        return watch.report()
+    except Exception as error:  # a fault of ours must not change how the script ends
+        _say(f"no report, by a fault of ours: {type(error).__name__}: {error}")
+        return None
 
 
 def _say(sentence: str) -> None:
