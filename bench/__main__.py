@@ -16,6 +16,7 @@ NAMES = (
     "guards",
     "distributed",
     "toy",
+    "watch",
 )
 
 
