@@ -22,7 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from steadygrad.probe.graph import reachable as below
 from steadygrad.probe.trace import users_line
-from steadygrad.probe.tree import Tree, map_tensors, tensors
+from steadygrad.probe.tree import PLAIN, Tree, map_tensors, tensors
 from steadygrad.probe.wrappers import unwrapped
 from steadygrad.replay.births import Births
 from steadygrad.replay.randomness import Generators, generators, same, torchs_generators
@@ -265,14 +265,16 @@ class Tape(TorchFunctionMode):
         return entry
 
     def _link(self, entry: Entry) -> None:
-        replaceable = {id(t) for t in tensors((entry.args, entry.kwargs))}
         changed = len(self._changes) > 0
+        replaceable: set[int] | None = None
         for tensor in reachable((entry.args, entry.kwargs)):
             if changed:
                 entry.after += self._changes.get(_base(tensor), [])
             if tensor.grad_fn is None:
                 continue
             made = self.made(tensor)
+            if replaceable is None:
+                replaceable = {id(t) for t in tensors((entry.args, entry.kwargs))}
             if made is None:
                 entry.lost = entry.lost or tensor.grad_fn.name()
             elif id(tensor) in replaceable:
@@ -320,20 +322,32 @@ def ancestors(ends: list[Made]) -> list[Entry]:
     return [found[order] for order in sorted(found)]
 
 
-def reachable(tree: Tree, depth: int = LOOKED_INTO) -> Iterator[Tensor]:
-    """Yield tensors in containers, and in the attributes of plain objects (distributions)."""
+def reachable(tree: Tree, depth: int = LOOKED_INTO) -> list[Tensor]:
+    """Tensors in containers, and in the attributes of plain objects (distributions)."""
+    found: list[Tensor] = []
+    _gather(tree, depth, found)
+    return found
+
+
+def _gather(tree: Tree, depth: int, found: list[Tensor]) -> None:
+    if isinstance(tree, Tensor):
+        found.append(tree)
+        return
+    kind = type(tree)
+    if kind in PLAIN:
+        return
     if isinstance(tree, Mapping):
         tree = tuple(tree.values())
-    if isinstance(tree, (tuple, list)) and type(tree).__module__ != "torch.nn.utils.rnn":
+    if isinstance(tree, (tuple, list)) and kind.__module__ != "torch.nn.utils.rnn":
         for value in tree:
-            yield from reachable(value, depth)
+            _gather(value, depth, found)
         return
-    found = list(tensors(tree))
-    yield from found
-    if not found and depth and not isinstance(tree, (nn.Module, type, Tensor)):
+    inside = list(tensors(tree))
+    found += inside
+    if not inside and depth and not isinstance(tree, (nn.Module, type)):
         attributes = getattr(tree, "__dict__", None)
         if isinstance(attributes, dict):
-            yield from reachable(tuple(attributes.values()), depth - 1)
+            _gather(tuple(attributes.values()), depth - 1, found)
 
 
 @contextmanager

@@ -121,14 +121,25 @@ class Recorder:
             return original(module, *args, **kwargs)
         grows = torch.is_grad_enabled() and not self.stopped
         self._dozes = self._dozes and not grows
-        with self.asleep():
+        self._inside += 1
+        self.sleep()
+        try:
             if not grows:
                 return original(module, *args, **kwargs)
-            self._called = True
-            out = self.tape.note(self._outermost(original, module), module, args, kwargs)
-            if type(module).__name__ in MODULES:
-                self._heard(MODULES[type(module).__name__], args, kwargs, vars(module))
-            return out
+            return self._noted(original, module, args, kwargs)
+        finally:
+            self._inside -= 1
+            self.wake()
+
+    def _noted(
+        self, original: Callable[..., Any], module: nn.Module, args: Tree, kwargs: Tree
+    ) -> Any:
+        self._called = True
+        out = self.tape.note(self._outermost(original, module), module, args, kwargs)
+        kind = type(module).__name__
+        if kind in MODULES:
+            self._heard(MODULES[kind], args, kwargs, vars(module))
+        return out
 
     def _heard(self, name: str, args: Tree, kwargs: Tree, settings: Mapping[str, Any]) -> None:
         call = loss_call(name, args, kwargs, settings)
@@ -205,8 +216,12 @@ def _unheard(recorder: Recorder) -> Around:
 
     def around(run: Callable[..., Any]) -> Callable[..., Any]:
         def unheard(*args: Any, **kwargs: Any) -> Any:  # whatever it returns
-            with recorder.asleep():
+            slept = recorder.nap()
+            try:
                 return run(*args, **kwargs)
+            finally:
+                if slept:
+                    recorder.wake()
 
         return unheard
 
