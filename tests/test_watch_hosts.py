@@ -282,16 +282,23 @@ main()
 """
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+TORCHRUN += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+DRIFT = """    optimizer.step()
+    if rank == 1:
+        with torch.no_grad():
+            net[0].weight.mul_(1.01)
+"""
+
+
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_norms_are_exact_over_ranks(kind: str, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SHARDED)
     (tmp_path / "ours.py").write_text(OURS)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     done = subprocess.run(
-        [*command, str(tmp_path / "ours.py"), kind],
+        [*TORCHRUN, str(tmp_path / "ours.py"), kind],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -307,3 +314,23 @@ def test_norms_are_exact_over_ranks(kind: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(norms[first:], printed[first:], rtol=1e-3)
     np.testing.assert_allclose(after, np.minimum(printed, 0.5), rtol=1e-3)
     assert list(tmp_path.glob("run*")) == [tmp_path / "run"]
+    assert not record.facts["ranks"]["diverged"]
+
+
+def test_ranks_that_drift_apart_are_seen(tmp_path: Path) -> None:
+    drifts = SHARDED.replace("    optimizer.step()\n", DRIFT)
+    (tmp_path / "train.py").write_text(drifts)
+    (tmp_path / "ours.py").write_text(OURS)
+
+    done = subprocess.run(
+        [*TORCHRUN, str(tmp_path / "ours.py"), "ddp"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "G505 diverged-ranks" in done.stderr
+    assert "norm of the weights differs between the 2 ranks since step 10" in done.stderr

@@ -12,13 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from steadygrad._check import check
 from steadygrad.core.finding import Advice, Finding, Severity
 from steadygrad.core.record import record_of
 from steadygrad.core.report import Report, diagnose
-from steadygrad.detectors import DETECTORS
 from steadygrad.probe.dynamo import eager
-from steadygrad.probe.nonfinite import before_exception
 from steadygrad.replay.assemble import Heard, assemble
 from steadygrad.replay.captured import CannotLook, Captured
 from steadygrad.replay.owners import Named
@@ -188,6 +185,9 @@ def is_disguised(error: BaseException) -> bool:
 
 def cause_of_exception(tape: Tape, step: int) -> Cause:
     """Run the model's last call again, up to where it raised, and name what broke before."""
+    from steadygrad.detectors import DETECTORS  # which a healthy run never needs
+    from steadygrad.probe.nonfinite import before_exception
+
     entry = tape.running or tape.latest
     if entry is None or entry.module is None:
         return Cause((), "no call of a model was noted")
@@ -228,6 +228,8 @@ def _value(loss: Tensor, weight: Tensor | None) -> float:
 
 def looked(captured: Captured, step: int) -> Cause:
     """Look at a captured step for what breaks its numbers."""
+    from steadygrad._check import check  # which a healthy run never needs
+
     facts = {**captured.facts, "step": step}
     if captured.blind:
         facts["blind"] = dict(captured.blind)

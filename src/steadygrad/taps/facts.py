@@ -21,6 +21,7 @@ Facts = dict[str, Any]  # JSON-like, see core.record.Facts
 def facts_of(watcher: Watcher, rows: Sequence[Row]) -> Facts:
     """Everything that detectors over many steps want to know besides the readings."""
     known = list(watcher.held.values())
+    watcher.ranks.look()
     steps = watcher.step + 1
     facts: Facts = {
         "run": {"steps": steps, "compiled": watcher.about.compiled},
@@ -35,7 +36,7 @@ def facts_of(watcher: Watcher, rows: Sequence[Row]) -> Facts:
         "clipping": _clipping(rows),
         "hidden_nan": _hidden(watcher, rows),
         "ineffective_hooks": _ineffective(watcher),
-        "ranks": {"world": 1, "diverged": []},
+        "ranks": {"world": watcher.ranks.world, "diverged": watcher.ranks.diverged},
     }
     stale = [one.stale for one in known if one.stale.steps]
     if stale:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 from torch.optim import Optimizer
 
-from steadygrad.probe.wrappers import unwrapped
 from steadygrad.replay.owners import Named, modules_in
 
 
@@ -33,10 +32,9 @@ def covering(
     """
     holders = []
     for name, one in sight:
-        bare = unwrapped(one)
-        inside = {id(p) for p in bare.parameters()}
+        inside = {id(p) for p in one.parameters()}
         if inside & wanted:
-            holders.append((name, bare, inside, sum(1 for _ in bare.modules())))
+            holders.append((name, one, inside, sum(1 for _ in one.modules())))
     found: list[tuple[str, nn.Module]] = []
     left = set(wanted)
     while left and holders:

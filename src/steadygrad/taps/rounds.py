@@ -43,7 +43,8 @@ class Reading:
 class Step:
     """What was read of one optimizer's step.
 
-    `scalars` are in the order of OF_STEP, None for one that was not read.
+    `scalars` are in the order of OF_STEP, None for one that was not read. `late` says that some of
+    the numbers lie on a device, where reading them would wait.
     """
 
     number: int
@@ -51,6 +52,7 @@ class Step:
     place: int
     scalars: Sequence[Number | None]
     readings: Sequence[Reading]
+    late: bool = False
 
 
 @dataclass(slots=True)
@@ -74,14 +76,13 @@ class Rounds:
 
     def add(self, one: Step) -> None:
         """Add what was read of a step."""
-        device = _device_of(one)
-        if device is None and not self._posted:
+        if not one.late and not self._posted:
             self._waiting.append(one)
             if len(self._waiting) >= MANY:
                 self.settle()
             return
         self.settle()
-        scalars = _stacked([s for s in one.scalars if s is not None], device)
+        scalars = _stacked([s for s in one.scalars if s is not None])
         parts = [r.numbers.to(scalars.device, torch.float64) for r in one.readings]
         self._mailbox.post(one.number, torch.cat([scalars, *parts]))
         self._posted.append(one)
@@ -170,14 +171,9 @@ def recorded(metric: str, numbers: Wide) -> Array:
     return clamped.astype(np.float32)
 
 
-def _device_of(one: Step) -> torch.device | None:
-    """The device on which some of the numbers lie; None where all are on the host."""
-    for number in (*one.scalars, *(reading.numbers for reading in one.readings)):
-        if isinstance(number, Tensor) and number.device.type != "cpu":
-            return number.device
-    return None
-
-
-def _stacked(numbers: Sequence[Number], device: torch.device | None) -> Tensor:
-    rows = [torch.as_tensor(one, dtype=torch.float64, device=device) for one in numbers]
+def _stacked(numbers: Sequence[Number]) -> Tensor:
+    """Numbers as one tensor, where the first of them that is a tensor lies."""
+    homes = (one.device for one in numbers if isinstance(one, Tensor))
+    home = next(homes, torch.device("cpu"))
+    rows = [torch.as_tensor(one, dtype=torch.float64, device=home) for one in numbers]
     return torch.stack([row.reshape(()) for row in rows])

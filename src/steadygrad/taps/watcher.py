@@ -36,6 +36,7 @@ from steadygrad.taps.listener import Arguments
 from steadygrad.taps.losses import Losses
 from steadygrad.taps.number import Number, number_of
 from steadygrad.taps.outputs import Outputs
+from steadygrad.taps.ranks import Ranks
 from steadygrad.taps.recorder import Recorder
 from steadygrad.taps.rounds import Reading, Rounds, Step
 from steadygrad.taps.schedule import Schedule
@@ -137,7 +138,7 @@ class Watcher:
 
     def __init__(self, told: Told, *, overhead: float, only: Sequence[Optimizer] = ()) -> None:
         self.recorder = Recorder()
-        self.catalogue, self.about = Catalogue(), Circumstances()
+        self.catalogue, self.about, self.ranks = Catalogue(), Circumstances(), Ranks()
         self.losses, self.clips = Losses(), Clips()
         self.schedule = Schedule(overhead)
         self.held: dict[int, Held] = {}
@@ -372,6 +373,7 @@ class Watcher:
                 one.place,
                 self._scalars(now, optimizer),
                 self._readings(now),
+                late=not one.on_host,
             )
         )
         self._note_loss()
@@ -382,8 +384,10 @@ class Watcher:
         self.losses.used()
         self.clips.forget()
         self._since.add(id(optimizer))
-        if one.on_host and now.norms is not None and one.jumps.is_one(float(now.total)):
-            self._told.jumped(now.step, float(now.total))
+        if one.on_host and now.norms is not None:
+            self.ranks.tell(now.step, float(now.total), one.parameters)
+            if one.jumps.is_one(float(now.total)):
+                self._told.jumped(now.step, float(now.total))
         self._arm()
 
     def _note_loss(self) -> None:
@@ -519,6 +523,7 @@ class Watcher:
             if not any(model is one for one in self.models.values()):
                 self.models[self._free(name)] = model
         self._names = names_in(self.models)
+        self.ranks.meet(self.models)
         if is_compiled(self.models.values()):
             self.leave_alone()
         self.about.hooks |= {

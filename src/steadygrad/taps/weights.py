@@ -52,6 +52,13 @@ def sample(parameters: Sequence[Tensor]) -> Sample:
     return Sample(parameters, before, pushed)
 
 
+@torch.no_grad()
+def size_of(parameters: Sequence[Tensor]) -> float:
+    """The norm of the elements of all parameters that a sample would look at."""
+    norms = [_norm(_some(_local(one))) for one in parameters]
+    return float(torch.linalg.vector_norm(_stack(norms)))
+
+
 def _pushed(parameter: Tensor, like: Tensor) -> Tensor:
     """Which of the elements have a gradient that is not zero."""
     grad = parameter.grad

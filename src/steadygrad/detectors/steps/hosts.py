@@ -69,10 +69,11 @@ def ineffective_hook(record: Record) -> Iterator[Finding]:
 
 @detector("G505", "diverged-ranks", needs=("ranks",), explains=("G411",))
 def diverged_ranks(record: Record) -> Iterator[Finding]:
-    """Ranks that should hold the same weights and do not.
+    """Ranks that should train the same network and do not.
 
-    **What it looks at.** The norms of parameters on all ranks of a data-parallel run, which must be
-    equal to the last bit, since all ranks add the same gradients to the same weights.
+    **What it looks at.** The norms of gradients and weights on each rank of a training under
+    DistributedDataParallel, every 50 steps: what DDP has reduced is the same on all of them, up to
+    rounding, and so are weights that have seen nothing else.
 
     **Why it matters.** Each rank descends from another place; the averaged gradient belongs to
     none of them. Saved weights are those of one rank.
@@ -89,13 +90,12 @@ def diverged_ranks(record: Record) -> Iterator[Finding]:
     if diverged:
         first = min(diverged, key=lambda one: int(one["step"]))
         worst = max(float(one["spread"]) for one in diverged)
-        names = tuple(dict.fromkeys(str(one["name"]) for one in diverged))
         yield Finding(
             Severity.broken,
-            f"{len(names)} parameters differ between the {record.facts['ranks']['world']} ranks, "
-            f"{first['name']} since step {first['step']}, by up to {worst:.2g} of their size.",
-            names,
-            {"spread": worst, "parameters": float(len(names))},
+            f"the {first['name']} differs between the {record.facts['ranks']['world']} ranks since "
+            f"step {first['step']}, by up to {worst:.2g} of its size.",
+            ("optimizer",),
+            {"spread": worst, "times": float(len(diverged))},
             steps=(int(first["step"]), int(first["step"])),
             magnitude=8.0,
         )
