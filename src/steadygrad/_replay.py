@@ -29,6 +29,9 @@ from steadygrad.replay.tape import Tape
 NUMBERS = ("G001", "G002", "G003", "G004", "G005", "G006", "G007", "G009")
 """Codes of what makes a number NaN or infinite; so does the whole family of data and loss."""
 
+LATER = tuple(one for one in DETECTORS if not one.code.startswith("G2"))
+"""What may be said of a step after the first: its weights are no longer those of the start."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -145,6 +148,8 @@ def looked(captured: Captured, step: int) -> Cause:
         )
     except (TypeError, ValueError, RuntimeError) as error:
         return Cause((), f"the step could not be computed again: {error}", captured)
+    if step > 0 and report.record.facts:
+        report = diagnose(report.record, LATER)
     found = tuple(replace(one, steps=(step, step)) for one in _of_numbers(report))
     why = "" if found else captured.blind.get("loss", "computed again, everything is finite")
     return Cause(found, why, captured)

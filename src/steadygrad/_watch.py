@@ -11,7 +11,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
+from steadygrad._check import explained
 from steadygrad._replay import Cause, Kept, cause_of_exception, first_cause, is_disguised
 from steadygrad.core.decimation import Memory
 from steadygrad.core.finding import Finding, as_json, from_json
@@ -32,6 +33,7 @@ from steadygrad.core.store import Writer, create
 from steadygrad.core.stored import Stored, record_of
 from steadygrad.detectors import DETECTORS, WATCHING
 from steadygrad.guards.refusals import unwrapped as unwrapped_optimizer
+from steadygrad.probe.nonfinite import broken_buffers
 from steadygrad.probe.wrappers import unwrapped
 from steadygrad.replay.incident import incident_of
 from steadygrad.replay.owners import Named, modules_in, variables
@@ -151,7 +153,8 @@ class Watch:
     def record(self) -> Record:
         """Everything read so far."""
         rows = self.rows
-        return record_of_rows(self._watcher.catalogue.sites, rows, self._facts(rows))
+        facts = {**self._facts(rows), "buffers": self._buffers()}
+        return record_of_rows(self._watcher.catalogue.sites, rows, facts)
 
     @property
     def rows(self) -> list[Row]:
@@ -162,7 +165,11 @@ class Watch:
     @property
     def causes(self) -> list[Finding]:
         """What made numbers NaN or infinite, as replays have found it."""
-        return [one for cause in self._causes for one in cause.findings]
+        found = [one for cause in self._causes for one in cause.findings]
+        first: dict[object, Finding] = {}
+        for one in found:  # a later replay may tell the same once more
+            first.setdefault((one.code, one.where, one.evidence.get("line")), one)
+        return list(first.values())
 
     def report(self) -> Report:
         """Say what is wrong with the training so far; at any time, also after an exception."""
@@ -216,7 +223,10 @@ class Watch:
         """Write down what is known of the run besides its steps."""
         sites = self._watcher.catalogue.sites
         self._known, self._told = len(sites), time.perf_counter()
-        known: dict[str, Any] = {"facts": self._facts(self._memory.rows), "cost": self._cost()}
+        facts = self._facts(self._memory.rows)
+        if self._closed:
+            facts["buffers"] = self._buffers()
+        known: dict[str, Any] = {"facts": facts, "cost": self._cost()}
         if self._plan.command:
             known["command"] = list(self._plan.command)
         writer.meta(known, sites)
@@ -228,14 +238,27 @@ class Watch:
             facts["cause"] = [as_json(one) for one in self.causes]
         return facts
 
+    def _buffers(self) -> list[dict[str, Any]]:
+        """Buffers that are broken now; to look at them waits for the device."""
+        found = []
+        for prefix, model in self._watcher.models.items():
+            rows = broken_buffers(unwrapped(model))
+            found += [{**row, "name": f"{prefix}.{row['name']}".strip(".")} for row in rows]
+        return found
+
     def _find(self, optimizer: Optimizer) -> Mapping[str, nn.Module]:
         """The models that hold what an optimizer trains, by the names that they are to have."""
         if self._models:
             names = list(self._models) if len(self._models) > 1 else [""]
             return dict(zip(names, self._models.values(), strict=True))
         wanted = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        visible = self._visible()
-        found = covering(wanted, modules_in(visible)) or covering(wanted, _all_modules())
+        visible = modules_in(self._visible())
+        called = self._watcher.recorder.tape.latest
+        if called is not None and (root := called.module) is not None:  # what runs is the model
+            name = next((name for name, one in visible if unwrapped(one) is root), "model")
+            if wanted <= {id(p) for p in root.parameters()}:
+                return {name if self._watcher.models else "": root}
+        found = covering(wanted, visible) or covering(wanted, _all_modules())
         alone = len(found) == 1 and not self._watcher.models
         return {"" if alone else name: one for name, one in found}
 
@@ -283,6 +306,11 @@ class Watch:
     def explain(self, error: BaseException) -> None:
         """Look for the first cause of an exception that may be a NaN in disguise."""
         recorder = self._watcher.recorder
+        if (named := explained(error, self.name)) is not None:
+            last = self._watcher.step + 1
+            found = tuple(replace(one, steps=(last, last)) for one in named.findings)
+            self._causes.append(Cause(found))
+            return
         if not is_disguised(error) or recorder.stopped or self._causes:
             return
         self._watcher.muted = True

@@ -57,7 +57,8 @@ class Entry:
 
     `links` says, by id, which tensors among the arguments were made by earlier entries, `fresh`
     which were changed in place and have to be cloned; `after` are entries that changed the
-    arguments through a view; `line` is the script's file and line. `lost` names a gradient
+    arguments through a view; `line` is the script's file and line. `called` is the module
+    that ran, also one without open parameters, which `module` leaves out. `lost` names a gradient
     whose origin the tape did not see.
     """
 
@@ -75,6 +76,7 @@ class Entry:
     changed: Tensor | None = None
     lost: str = ""
     line: tuple[str, int] = ("", 0)
+    called: nn.Module | None = None
 
     def given(self) -> list[Tensor]:
         """Tensors among the arguments that may be replaced when the entry is run again."""
@@ -219,6 +221,7 @@ class Tape(TorchFunctionMode):
         if root is None and not _is_open_tree((args, kwargs)):
             return None
         entry = self._entry(run, root, args, kwargs)
+        entry.called = module
         self.running = entry if root is not None else self.running
         return entry
 

@@ -37,6 +37,7 @@ from steadygrad.taps.outputs import Outputs
 from steadygrad.taps.recorder import Recorder
 from steadygrad.taps.rounds import Reading, Rounds, Step
 from steadygrad.taps.schedule import Schedule
+from steadygrad.taps.targets import Targets
 from steadygrad.taps.weights import Sample, sample
 
 LEARNING = 10  # steps after which it is known which parameters get gradients
@@ -118,7 +119,7 @@ class Watcher:
     def __init__(self, told: Told, *, overhead: float, only: Sequence[Optimizer] = ()) -> None:
         self.recorder = Recorder()
         self.catalogue = Catalogue()
-        self.losses, self.clips = Losses(), Clips()
+        self.losses, self.clips, self.targets = Losses(), Clips(), Targets()
         self.schedule = Schedule(overhead)
         self.held: dict[int, Held] = {}
         self.models: dict[str, nn.Module] = {}
@@ -154,6 +155,8 @@ class Watcher:
         self._first = time.perf_counter() if math.isnan(self._first) else self._first
         self.clips.forget()
         self.losses.add(roots, weights)
+        for loss, _ in self.losses.roots[-len(roots) :]:
+            self.targets.note(self.recorder.tape, loss)
         self._since = set()
         for one in self.held.values():
             one.stale.backward_begins()

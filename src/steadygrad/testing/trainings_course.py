@@ -82,6 +82,20 @@ def _regressed(
     return fit(model, optimizer, loss_of, steps, clip)
 
 
+def _clipped(max_norm: float) -> nn.Module:
+    model = nets.Chain(3)
+    optimizer = SGD(model.parameters(), lr=0.1)
+
+    def loss_of(_step: int) -> Tensor:
+        x, y = data.digits(32)
+        return F.cross_entropy(model(x), y)
+
+    def clip(_step: int) -> None:
+        nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+
+    return fit(model, optimizer, loss_of, 300, clip)
+
+
 def _deep(act: Callable[[], nn.Module], skips: bool) -> nn.Module:
     """Twenty layers, each of which passes a quarter of the gradient, or skips around them."""
     body: nn.Module = nets.Chain(20, 32, act)
@@ -90,11 +104,16 @@ def _deep(act: Callable[[], nn.Module], skips: bool) -> nn.Module:
     return _on_digits(body, adam(), 300)
 
 
-def _saturated(gain: float) -> nn.Module:
-    model = nets.Chain(4, act=nn.Tanh)
-    for name in ("layers.0.weight", "layers.2.weight", "layers.4.weight"):
-        nets.scaled(model, name, gain)
-    return _on_digits(model, sgd(0.01), 300)
+def _raw(scaled: bool) -> nn.Module:
+    """Pixels as they are stored, 0 to 255, before a tanh."""
+    model = nets.Chain(3, act=nn.Tanh)
+    optimizer = SGD(model.parameters(), lr=0.1)
+
+    def loss_of(_step: int) -> Tensor:
+        x, y = data.raw_digits(32)
+        return F.cross_entropy(model((x - 4.9) / 6.0 if scaled else 255.0 - 16 * x), y)
+
+    return fit(model, optimizer, loss_of, 300)
 
 
 def _unrolled(gain: float, max_norm: float) -> nn.Module:
@@ -156,8 +175,8 @@ TRAININGS: tuple[Training, ...] = (
         "clipped-to-nothing",
         "G402 G409 G408",
         "lr optimizer",
-        partial(_regressed, _constant(1.0), 1e-6, sgd(0.03)),
-        partial(_regressed, _constant(1.0), 10.0, sgd(0.03)),
+        partial(_clipped, 1e-6),
+        partial(_clipped, 10.0),
         "a threshold of 1e-6 is an lr of next to nothing",
     ),
     ill(
@@ -171,7 +190,7 @@ TRAININGS: tuple[Training, ...] = (
     ill(
         "relus-that-die",
         "G301 G108 G412",
-        "layers optimizer lr",
+        "layers head optimizer lr",
         partial(_dying, lambda step: 20.0 if step == 60 else 0.05),
         partial(_dying, lambda step: 0.2 if step == 60 else 0.05),
         "one step at four hundred times the lr shuts all units of a layer",
@@ -201,12 +220,12 @@ TRAININGS: tuple[Training, ...] = (
         "each default layer passes a sixth of the variance",
     ),
     ill(
-        "saturated-tanh",
+        "raw-pixels-before-tanh",
         "G302",
         "layers",
-        partial(_saturated, 100.0),
-        partial(_saturated, 1.0),
-        "weights a hundred times too large push every tanh to its ends",
+        partial(_raw, False),
+        partial(_raw, True),
+        "inputs of two hundred push every tanh to its ends",
     ),
     ill(
         "growing-recurrence",

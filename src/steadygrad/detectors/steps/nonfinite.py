@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from steadygrad.core.finding import Finding, Severity, detector
 from steadygrad.core.record import Record, Role
+from steadygrad.detectors.numbers import poisoned
 
 Kind = Literal["loss", "backward", "update"]
 
@@ -133,3 +134,27 @@ def nonfinite_update(record: Record) -> Iterator[Finding]:
             f"{len(broke.names)} of {broke.of} parameters are not finite before step {broke.step}, "
             "though all gradients before were."
         )
+
+
+@detector("G009", "poisoned-buffer", needs=("buffers",))
+def poisoned_buffer(record: Record) -> Iterator[Finding]:
+    """A buffer, such as a batch norm's running mean, that the training has made NaN or infinite.
+
+    **What it looks at.** Every buffer of the watched models when a report is asked for, while their
+    weights are finite. One whose broken values are all -inf is a mask, unless it holds running
+    statistics.
+
+    **Why it matters.** Training uses the statistics of the batch and looks fine, evaluation is NaN.
+    A step that is left out, by a GradScaler or by hand, wrote to the buffers all the same, and no
+    number of clean batches heals them.
+
+    **When it is wrong.** A buffer of +inf or NaN that is never read, or meant as a mark.
+
+    **What to try.** Reset the statistics; look at the batch before the model does.
+
+    **References.** pytorch #90342, #88474, #115500.
+    """
+    weights = record.series("weight", "weight")
+    read = weights[~np.isnan(weights).all(axis=1)] if weights.size else weights
+    if not len(read) or not np.isinf(read[-1]).any():
+        yield from poisoned(record.facts["buffers"])
