@@ -67,12 +67,9 @@ def ill(
     train: Train,
     twin: Train,
     why: str,
-    raises: tuple[type[Exception], ...] = (),
 ) -> Training:
     """Make a sick Training; codes and places are separated by blanks."""
-    return Training(
-        name, train, frozenset(codes.split()), tuple(where.split()), why, twin, raises
-    )
+    return Training(name, train, frozenset(codes.split()), tuple(where.split()), why, twin)
 
 
 def fit(

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 as everybody writes it
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from steadygrad.testing import data, nets
@@ -101,7 +101,7 @@ def _deep(act: Callable[[], nn.Module], skips: bool) -> nn.Module:
     body: nn.Module = nets.Chain(20, 32, act)
     if skips:
         body = nets.Residual(10, 32)
-    return _on_digits(body, adam(), 300)
+    return _on_digits(body, adam(), 200)
 
 
 def _raw(scaled: bool) -> nn.Module:
@@ -121,7 +121,7 @@ def _unrolled(gain: float, max_norm: float) -> nn.Module:
     rnn = nn.RNN(4, 32, batch_first=True, nonlinearity="relu")
     model = nets.Recurrent(rnn, 32)
     with torch.no_grad():
-        rnn.weight_hh_l0.copy_(gain * torch.eye(32))
+        rnn.get_parameter("weight_hh_l0").copy_(gain * torch.eye(32))
     optimizer = SGD(model.parameters(), lr=0.05)
 
     def loss_of(_step: int) -> Tensor:
@@ -212,11 +212,11 @@ TRAININGS: tuple[Training, ...] = (
         "each layer passes at most a quarter of the gradient",
     ),
     ill(
-        "default-relu-30",
+        "default-relu-20",
         "G102",
         "layers",
-        partial(_chain, 30, adam(1e-4), 300),
-        lambda: _on_digits(nets.fill(nets.Chain(30), nets.he), adam(1e-4), 300),
+        partial(_chain, 20, sgd(0.05), 200),
+        lambda: _on_digits(nets.fill(nets.Chain(20), nets.he), sgd(0.05), 200),
         "each default layer passes a sixth of the variance",
     ),
     ill(

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 as everybody writes it
 from torch.optim import SGD, Adam, Optimizer
@@ -140,14 +139,10 @@ def _adapted(a_is_zero: bool) -> nn.Module:
     return _classified(model, optimizer)
 
 
-def _zero_gated(bias: float) -> nn.Module:
+def _zero_gated(zero: bool) -> nn.Module:
     """A layer without weights before a ReLU: its slope at zero is zero."""
     model = nets.Chain(3)
-    for layer in (model.layers[0], model.layers[2]):
-        nn.init.zeros_(layer.weight)
-        nn.init.constant_(layer.bias, bias)
-    if bias:
-        nets.fill(model, nets.he)
+    nets.fill(model.layers, nn.init.zeros_ if zero else nets.he)
     return _classified(model, Adam(model.parameters()))
 
 
@@ -251,8 +246,8 @@ TRAININGS: tuple[Training, ...] = (
         "zero-before-relu",
         "G501 G301 G203",
         "layers head",
-        partial(_zero_gated, 0.0),
-        partial(_zero_gated, 0.1),
+        partial(_zero_gated, True),
+        partial(_zero_gated, False),
         "a ReLU has no slope at zero",
     ),
     ill(

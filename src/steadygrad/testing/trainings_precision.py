@@ -69,14 +69,12 @@ def _scaled(
     scale: float = 2.0**10,
     guard: Guard | None = None,
     clip: Clip | None = None,
-    max_norm: float = 1.0,
-    lr: float = 0.1,
     overflows: Callable[[int], bool] = lambda _step: False,
     steps: int = 60,
 ) -> nn.Module:
     """Train under float16 autocast and a GradScaler, as the examples of torch do."""
     model = Residual()
-    optimizer = SGD(model.parameters(), lr=lr)
+    optimizer = SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     for step in range(steps):
         x, y = data.digits(32)
@@ -90,7 +88,7 @@ def _scaled(
         if clip == "after unscale_":
             scaler.unscale_(optimizer)
         if clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(optimizer)
         scaler.update()
     return model

@@ -68,7 +68,13 @@ def label_out_of_range(record: Record) -> Iterator[Finding]:
     **References.** torch.nn.BCEWithLogitsLoss; pytorch #2623.
     """
     given = record.facts["given"]
-    if not given or given["loss"] not in SHARES or (given["low"] >= 0 and given["high"] <= 1):
+    said = any(one["code"] == "G603" for one in record.facts.get("cause") or ())
+    if (
+        said
+        or not given
+        or given["loss"] not in SHARES
+        or (given["low"] >= 0 and given["high"] <= 1)
+    ):
         return
     yield Finding(
         Severity.broken,

@@ -41,9 +41,10 @@ def gradient_spike(
 
     **What it looks at.** The logarithm of the norm before clipping against median and MAD of up to
     a hundred readings before: a spike is `factor` = 10 times the median and `sigmas` = 8 robust
-    standard deviations above it. In the first 20 steps it is 1000 times what comes
-    after. Then the loss: the median of `within` = 50 steps before against
-    the steps from 50 after on, and against the end. It is a note when the loss came back, and a
+    standard deviations above it. In the first 20 steps it is 1000 times what comes after, and does
+    harm where the loss rises at once and ends no better than a constant prediction's. Then the
+    loss: the median of `within` = 50 steps before against the steps from 50 after on, and against
+    the end. It is a note when the loss came back, and a
     risk when it stays above by more than five times its noise and a tenth of itself, from then on
     to the end, in a run that had learned before and does not any more (all chosen by us).
 
@@ -62,7 +63,9 @@ def gradient_spike(
     if not spikes:
         return
     worst = max(spikes, key=lambda one: (one.stays, one.size))
-    stays = worst.stays and course_of(record).ill
+    course = course_of(record)
+    useless = worst.step < QUIET and course.end >= 0.98 * course.constant
+    stays = worst.stays and (course.ill or useless)
     large = f"{worst.size:.3g} times those {'before' if worst.step >= QUIET else 'after'} it"
     yield Finding(
         Severity.risk if stays else Severity.note,
@@ -118,7 +121,8 @@ def _early(record: Record, sigmas: float, *, factor: float = 1000.0) -> list[Spi
     if above <= max(math.log(factor), sigmas * spread):
         return []
     before, after = float(loss[place]), float(np.median(loss[-max(10, len(loss) // 4) :]))
-    return [Spike(int(steps[place]), math.exp(above), before, after, stays=True)]
+    harmed = float(np.median(loss[place + 1 : place + 11])) > before
+    return [Spike(int(steps[place]), math.exp(above), before, after, stays=harmed)]
 
 
 def _around(steps: NDArray[np.int64], loss: Floats, place: int, size: float, within: int) -> Spike:
