@@ -7,6 +7,7 @@ import sys
 
 NAMES = (
     "patients",
+    "trainings",
     "zoo",
     "faults",
     "depth",

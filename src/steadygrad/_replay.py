@@ -58,8 +58,11 @@ class Causes:
 
     @property
     def findings(self) -> list[Finding]:
-        """All of them, the first step's first."""
-        return [one for cause in self.causes for one in cause.findings]
+        """All of them, the first step's first; a later replay may tell the same once more."""
+        first: dict[object, Finding] = {}
+        for one in (one for cause in self.causes for one in cause.findings):
+            first.setdefault((one.code, one.where, one.evidence.get("line")), one)
+        return list(first.values())
 
     def of(self, trouble: Trouble, kept: Kept, visible: Named) -> Cause | None:
         """Look for the cause of a step that is not finite, unless it is an old story."""
@@ -84,6 +87,16 @@ class Causes:
                 self.causes.append(cause_of_exception(tape, step))
             except Exception as error:  # whatever the user's model raises when it is run again
                 self.causes.append(Cause((), f"the replay failed: {error}"))
+
+    def named_by(self, error: BaseException, step: int) -> bool:
+        """Whether an exception names its own cause, which is kept: a label out of range."""
+        from steadygrad._check import explained
+
+        said = explained(error, "")
+        if said is not None:
+            found = tuple(replace(one, steps=(step, step)) for one in said.findings)
+            self.causes.append(Cause(found))
+        return said is not None
 
     def _tell_broken(self, trouble: Trouble) -> None:
         """Say once that the weights were broken before this step; the report says by what."""
@@ -229,6 +242,7 @@ def _value(loss: Tensor, weight: Tensor | None) -> float:
 def looked(captured: Captured, step: int) -> Cause:
     """Look at a captured step for what breaks its numbers."""
     from steadygrad._check import check  # which a healthy run never needs
+    from steadygrad.detectors import DETECTORS
 
     facts = {**captured.facts, "step": step}
     if captured.blind:
@@ -244,6 +258,9 @@ def looked(captured: Captured, step: int) -> Cause:
         )
     except (TypeError, ValueError, RuntimeError) as error:
         return Cause((), f"the step could not be computed again: {error}", captured)
+    if step > 0 and report.record.facts:  # its weights are no longer those of the start
+        later = [one for one in DETECTORS if not one.code.startswith("G2")]
+        report = diagnose(report.record, later)
     found = tuple(replace(one, steps=(step, step)) for one in _of_numbers(report))
     why = "" if found else captured.blind.get("loss", f"{AGAIN}, everything is finite")
     return Cause(found, why, captured)

@@ -30,6 +30,8 @@ from steadygrad.core.store import Writer, create
 from steadygrad.core.stored import Stored, record_of
 from steadygrad.detectors import DETECTORS, WATCHING
 from steadygrad.guards.refusals import unwrapped as unwrapped_optimizer
+from steadygrad.probe.nonfinite import broken_buffers
+from steadygrad.probe.wrappers import unwrapped
 from steadygrad.replay.incident import incident_of
 from steadygrad.replay.owners import Named, variables
 from steadygrad.taps.compiled import has_compiled, is_compiled
@@ -150,7 +152,8 @@ class Watch:
     def record(self) -> Record:
         """Everything read so far."""
         rows = self.rows
-        return record_of_rows(self._watcher.catalogue.sites, rows, self._facts(rows))
+        facts = {**self._facts(rows), "buffers": self._buffers()}
+        return record_of_rows(self._watcher.catalogue.sites, rows, facts)
 
     @property
     def rows(self) -> list[Row]:
@@ -215,7 +218,10 @@ class Watch:
         """Write down what is known of the run besides its steps."""
         sites = self._watcher.catalogue.sites
         self._known, self._told = len(sites), time.perf_counter()
-        known: dict[str, Any] = {"facts": self._facts(self._memory.rows), "cost": self._cost()}
+        facts = self._facts(self._memory.rows)
+        if self._closed:
+            facts["buffers"] = self._buffers()
+        known: dict[str, Any] = {"facts": facts, "cost": self._cost()}
         if self._plan.command:
             known["command"] = list(self._plan.command)
         writer.meta(known, sites)
@@ -227,12 +233,22 @@ class Watch:
             facts["cause"] = [as_json(one) for one in self.causes]
         return facts
 
+    def _buffers(self) -> list[dict[str, Any]]:
+        """Buffers that are broken now; to look at them waits for the device."""
+        found = []
+        for prefix, model in self._watcher.models.items():
+            rows = broken_buffers(unwrapped(model))
+            found += [{**row, "name": f"{prefix}.{row['name']}".strip(".")} for row in rows]
+        return found
+
     def _find(self, optimizer: Optimizer) -> Mapping[str, nn.Module]:
         """The models that hold what an optimizer trains, by the names that they are to have."""
         if self._models:
             names = list(self._models) if len(self._models) > 1 else [""]
             return dict(zip(names, self._models.values(), strict=True))
-        return trained_by(optimizer, self._visible(), more=bool(self._watcher.models))
+        latest = self._watcher.recorder.tape.latest
+        called = None if latest is None else latest.module
+        return trained_by(optimizer, self._visible(), called, more=bool(self._watcher.models))
 
     def _visible(self) -> Named:
         frame: FrameType | None = sys._getframe(1)
@@ -282,10 +298,11 @@ class Watch:
 
     def explain(self, error: BaseException) -> None:
         """Look for the first cause of an exception that may be a NaN in disguise."""
-        recorder = self._watcher.recorder
-        if is_disguised(error) and not recorder.stopped:
-            with self._muted():
-                self._causes.of_exception(recorder.tape, self._watcher.step + 1)
+        recorder, step = self._watcher.recorder, self._watcher.step + 1
+        if self._causes.named_by(error, step) or recorder.stopped or not is_disguised(error):
+            return
+        with self._muted():
+            self._causes.of_exception(recorder.tape, step)
 
     def _leave(self, writer: Writer, step: int, cause: Cause | None = None) -> None:
         """Leave behind what is needed to look into a step again: the steps before it, its batch."""

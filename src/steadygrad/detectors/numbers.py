@@ -478,12 +478,13 @@ def poisoned_buffer(record: Record) -> Iterator[Finding]:
     facts = record.facts["nonfinite"]
     # running statistics may have been broken by this very pass
     through = bool(facts["forward"] or facts["data"] or facts["parameters"])
-    bad = [
-        row
-        for row in facts["buffers"]
-        if (row["count"] > row["minus"] or "running_" in row["name"])
-        and not (through and "running_" in row["name"])
-    ]
+    rows = facts["buffers"]
+    yield from poisoned([row for row in rows if not (through and "running_" in row["name"])])
+
+
+def poisoned(rows: Sequence[Fact]) -> Iterator[Finding]:
+    """Tell of buffers that are broken, unless they look like masks."""
+    bad = [row for row in rows if row["count"] > row["minus"] or "running_" in row["name"]]
     if not bad:
         return
     owners = tuple(dict.fromkeys(row["name"].rpartition(".")[0] for row in bad))

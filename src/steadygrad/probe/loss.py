@@ -44,7 +44,7 @@ def loss(subject: Subject) -> Readings:
 def _output_end(subject: Subject) -> dict[str, Any]:
     """The op, views apart, that put out the model's first output."""
     node = subject.outputs[0].grad_fn if subject.outputs else None
-    return {} if node is None else _describe(subject.trace, _through_views(node), node)
+    return {} if node is None else _describe(subject.trace, through_views(node), node)
 
 
 def _has_loss(subject: Subject) -> bool:
@@ -142,7 +142,7 @@ def _end(trace: Trace, heard: Heard) -> dict[str, Any]:
     given = heard.arguments["input"]
     if given.grad_fn is None or not is_trained(given, trace.inputs):
         return {"op": "", "module": None, "feeder": "", "width": 0}
-    return _describe(trace, _through_views(given.grad_fn), _same_end(trace, heard.out.grad_fn))
+    return _describe(trace, through_views(given.grad_fn), _same_end(trace, heard.out.grad_fn))
 
 
 def _describe(trace: Trace, at: Node, mine: Node | None) -> dict[str, Any]:
@@ -155,7 +155,8 @@ def _describe(trace: Trace, at: Node, mine: Node | None) -> dict[str, Any]:
     }
 
 
-def _through_views(node: Node) -> Node:
+def through_views(node: Node) -> Node:
+    """The first node, from here backward, that is more than a view."""
     while VIEWS.match(node.name()) and node.next_functions[0][0] is not None:
         node = node.next_functions[0][0]
     return node

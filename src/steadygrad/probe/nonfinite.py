@@ -38,7 +38,7 @@ def first_nonfinite(subject: Subject) -> Readings:
     facts: dict[str, Any] = {
         "data": [_tensor(name, t) for name, t in given(subject) if _broken(t)],
         "parameters": _broken_parameters(subject),
-        "buffers": [_tensor(n, b) for n, b in subject.model.named_buffers() if _broken(b)],
+        "buffers": broken_buffers(subject.model),
         "outputs": any(_broken(t) for one in subject.trace.results for t in tensors(one)),
         "nan_outputs": any(_nan(t) for one in subject.trace.results for t in tensors(one)),
         "loss": None if subject.loss_value is None else _broken(subject.loss_value),
@@ -70,7 +70,7 @@ def before_exception(
     return {
         "data": data,
         "parameters": [_tensor(name, one) for name, one in signals],
-        "buffers": [_tensor(n, b) for n, b in model.named_buffers() if _broken(b)],
+        "buffers": broken_buffers(model),
         "outputs": True,
         "nan_outputs": True,
         "loss": None,
@@ -80,6 +80,11 @@ def before_exception(
         "entered": event,
         "backward": {},
     }
+
+
+def broken_buffers(model: nn.Module) -> list[dict[str, Any]]:
+    """Describe each buffer that holds something NaN or infinite."""
+    return [_tensor(name, one) for name, one in model.named_buffers() if _broken(one)]
 
 
 def _forward(subject: Subject) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Spy:
             return
         if name in LOSSES:
             if is_trained(out, trace.inputs):
-                self._note(trace, name, _bound(name, args, kwargs), out)
+                self._note(trace, name, bound(name, args, kwargs), out)
         elif name in DIFFERENCES and trace.running is None:
             self._note_difference(trace, args, out)
         elif name in SQUARES and trace.running is None:
@@ -113,10 +113,11 @@ def is_trained(tensor: Tensor, opened: Sequence[Tensor]) -> bool:
     return False
 
 
-def _bound(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    bound = inspect.signature(getattr(functional, name)).bind(*args, **kwargs)
-    bound.apply_defaults()
-    arguments = dict(bound.arguments)
+def bound(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the arguments of a call of one of torch's losses."""
+    given = inspect.signature(getattr(functional, name)).bind(*args, **kwargs)
+    given.apply_defaults()
+    arguments = dict(given.arguments)
     if "log_probs" in arguments:
         arguments["input"] = arguments["log_probs"]
     arguments.setdefault("target", arguments.get("targets"))

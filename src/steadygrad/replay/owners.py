@@ -52,7 +52,7 @@ def whole(entries: Sequence[Entry], free: Sequence[Tensor], visible: Named) -> W
     """
     called = list({id(e.module): e.module for e in entries if e.module is not None}.values())
     sight = modules_in(visible)
-    found = {id(one): one for one in (_owner(root, sight) for root in called)}
+    found = {id(one): one for one in (owner(root, sight) for root in called)}
     loose = []
     for tensor in free:
         holder = _holder(tensor, [*((("", one)) for one in found.values()), *sight])
@@ -91,7 +91,7 @@ def _attributes(one: object) -> Iterator[tuple[str, Any]]:
         )
 
 
-def _owner(root: nn.Module, sight: list[tuple[str, nn.Module]]) -> nn.Module:
+def owner(root: nn.Module, sight: list[tuple[str, nn.Module]]) -> nn.Module:
     """Return the largest visible module that contains this one; wrappers are looked through."""
     best, size = root, -1
     for _, candidate in sight:
@@ -107,7 +107,7 @@ def _holder(tensor: Tensor, sight: list[tuple[str, nn.Module]]) -> nn.Module | N
     for _, candidate in sight:
         bare = unwrapped(candidate)
         if any(one is tensor for one in bare.parameters()):
-            return _owner(bare, sight)
+            return owner(bare, sight)
     return None
 
 

@@ -29,9 +29,6 @@ from steadygrad.replay.randomness import Generators, generators, same, torchs_ge
 
 SMALL = 1 << 20  # elements of buffers that are noted before a module call, against power iterations
 LOOKED_INTO = 2  # levels of plain objects (distributions, batches) in which tensors are sought
-LOSSES = frozenset(
-    ("cross_entropy", "mse_loss", "binary_cross_entropy_with_logits", "binary_cross_entropy")
-)
 IN_PLACE = frozenset(
     f"__{name}__"
     for name in ("setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imod")
@@ -60,7 +57,8 @@ class Entry:
 
     `links` says, by id, which tensors among the arguments were made by earlier entries, `fresh`
     which were changed in place and have to be cloned; `after` are entries that changed the
-    arguments through a view; `line` is the script's file and line. `lost` names a gradient
+    arguments through a view; `line` is the script's file and line. `called` is the module
+    that ran, also one without open parameters, which `module` leaves out. `lost` names a gradient
     whose origin the tape did not see.
     """
 
@@ -78,6 +76,7 @@ class Entry:
     changed: Tensor | None = None
     lost: str = ""
     line: tuple[str, int] = ("", 0)
+    called: nn.Module | None = None
 
     def given(self) -> list[Tensor]:
         """Tensors among the arguments that may be replaced when the entry is run again."""
@@ -112,8 +111,7 @@ class Tape(TorchFunctionMode):
     after its first step. `latest` is the last outermost call of a module with open parameters,
     `births` the constants that broke. A tape that is not `thorough` is meant to run along with a
     training: it looks at no values, and notes neither buffers nor the generators of Python and
-    NumPy. `spent` are the seconds that its notes have taken, `fault` is what ended them; `told` is
-    told of calls of loss functions: name and arguments.
+    NumPy. `spent` are the seconds that its notes have taken, `fault` is what ended them.
     """
 
     def __init__(self, *, thorough: bool = True) -> None:
@@ -121,7 +119,6 @@ class Tape(TorchFunctionMode):
         self.thorough = thorough
         self.spent = 0.0
         self.fault: Exception | None = None
-        self.told: Callable[..., None] | None = None
         self.refuse: Callable[[], None] | None = None
         self.latest: Entry | None = None
         self.running: Entry | None = None  # a module call that has begun, or has raised
@@ -224,6 +221,7 @@ class Tape(TorchFunctionMode):
         if root is None and not _is_open_tree((args, kwargs)):
             return None
         entry = self._entry(run, root, args, kwargs)
+        entry.called = module
         self.running = entry if root is not None else self.running
         return entry
 
@@ -237,9 +235,6 @@ class Tape(TorchFunctionMode):
     ) -> None:
         if entry is not None:
             self._keep(entry, entry.results(args, kwargs, out))
-            name = getattr(run, "__name__", "")
-            if self.told is not None and name in LOSSES:
-                self.told(name, args, kwargs, {})
             if entry.module is not None:
                 self.latest, self.running = entry, None
         elif self.thorough:

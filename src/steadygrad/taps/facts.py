@@ -36,14 +36,16 @@ def facts_of(watcher: Watcher, rows: Sequence[Row]) -> Facts:
         "clipping": _clipping(rows),
         "hidden_nan": _hidden(watcher, rows),
         "ineffective_hooks": _ineffective(watcher),
+        "constant": watcher.targets.constant(),
+        "given": watcher.targets.given(),
         "ranks": {"world": watcher.ranks.world, "diverged": watcher.ranks.diverged},
     }
     stale = [one.stale for one in known if one.stale.steps]
     if stale:
         worst = max(stale, key=lambda one: one.stale / one.steps)
         facts["stale"] = {"steps": worst.steps, "stale": worst.stale, "line": list(worst.line)}
-    if watcher.about.loss_call is not None and (constant := constant_of(watcher.about.loss_call)):
-        facts["constant"] = constant
+    if watcher.about.loss_call is not None and not facts["constant"]:
+        facts["constant"] = constant_of(watcher.about.loss_call)
     if watcher.about.scaler is not None:
         facts["scaler"] = watcher.about.scaler
     if watcher.recorder.stopped:

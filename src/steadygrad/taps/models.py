@@ -8,19 +8,34 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 from torch.optim import Optimizer
 
-from steadygrad.replay.owners import Named, modules_in
+from steadygrad.probe.wrappers import unwrapped
+from steadygrad.replay.owners import Named, modules_in, owner
 
 
-def trained_by(optimizer: Optimizer, visible: Named, *, more: bool) -> Mapping[str, nn.Module]:
+def trained_by(
+    optimizer: Optimizer, visible: Named, called: nn.Module | None, *, more: bool
+) -> Mapping[str, nn.Module]:
     """The models that hold what an optimizer trains, by name; '' for one that is alone.
 
-    They are sought among the variables in sight, then everywhere. `more` says that others are
-    known already.
+    What was called last is the model, or a part of it, if it holds all of that; else models are
+    sought among the variables in sight, then everywhere. `more` says that others are known already.
     """
     wanted = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    found = covering(wanted, modules_in(visible)) or covering(wanted, _all_modules())
+    sight = modules_in(visible)
+    if called is not None and wanted <= {id(p) for p in called.parameters()}:
+        found = [_whole(called, sight)]
+    else:
+        found = covering(wanted, sight) or covering(wanted, _all_modules())
     alone = len(found) == 1 and not more and not _others(found[0][1], visible)
     return {"" if alone else name: one for name, one in found}
+
+
+def _whole(called: nn.Module, sight: list[tuple[str, nn.Module]]) -> tuple[str, nn.Module]:
+    """The largest module in sight around what was called, in its wrapper where it has one."""
+    bare = owner(called, sight)
+    around = [(name, one) for name, one in sight if unwrapped(one) is bare]
+    wrapped = [pair for pair in around if pair[1] is not bare]
+    return next(iter(wrapped + around), (type(bare).__name__, bare))
 
 
 def covering(

@@ -24,7 +24,7 @@ from steadygrad.core.record import Site
 from steadygrad.guards.norms import local
 from steadygrad.probe.tree import Tree, is_signal, tensors
 from steadygrad.taps.catalogue import Catalogue, Names
-from steadygrad.taps.constant import FUNCTIONS, LossCall, loss_call
+from steadygrad.taps.constant import LossCall, loss_call
 
 MOST = 512  # sites: chosen by us, the first of a larger model stand for the rest
 REMEMBERED = 4  # samples in none of which a dead unit was positive
@@ -196,8 +196,8 @@ class Functions(TorchFunctionMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tree
     ) -> None:
         kind = ACTIVATIONS.get(func)
-        if getattr(func, "__name__", "") in FUNCTIONS:
-            call = loss_call(func.__name__, args, kwargs, {})
+        if func is F.cross_entropy:
+            call = loss_call(args, kwargs)
             self.outputs.losses += [] if call is None else [call]
         elif kind is not None and isinstance(out, Tensor):
             self.outputs.activated(kind, out)

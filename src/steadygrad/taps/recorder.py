@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -21,10 +21,8 @@ from torch.utils._device import DeviceContext
 
 from steadygrad.probe.tree import Tree
 from steadygrad.replay.tape import Tape
-from steadygrad.taps.constant import MODULES, LossCall, loss_call
 from steadygrad.taps.patch import Around, Patch, put_back, replace
 
-MOST = 64  # calls of losses that are kept of a step
 UNHEARD = ((torch.Tensor, "backward"), (Optimizer, "zero_grad"), (nn.Module, "zero_grad"))
 """Functions in which the tape sleeps: they ask much of every parameter, or end in what we hear.
 
@@ -51,8 +49,6 @@ class Recorder:
     def __init__(self) -> None:
         self.tape = Tape(thorough=False)
         self.tap: Tap | None = None
-        self.losses: list[LossCall] = []  # since they were last taken
-        self.tape.told = self._heard
         self.active = False
         self.restore: Callable[[], None] = self.sleep
         self.stopped = ""  # why nothing is noted any more
@@ -64,7 +60,7 @@ class Recorder:
     def stop(self, why: str) -> None:
         """Note nothing from now on, let go of what was noted, and put torch back as it was."""
         self.stopped = self.stopped or why
-        self.tape, self.tap, self.losses = Tape(thorough=False), None, []
+        self.tape, self.tap = Tape(thorough=False), None
         self.restore()
 
     def sleep(self) -> None:
@@ -135,16 +131,7 @@ class Recorder:
         self, original: Callable[..., Any], module: nn.Module, args: Tree, kwargs: Tree
     ) -> Any:
         self._called = True
-        out = self.tape.note(self._outermost(original, module), module, args, kwargs)
-        kind = type(module).__name__
-        if kind in MODULES:
-            self._heard(MODULES[kind], args, kwargs, vars(module))
-        return out
-
-    def _heard(self, name: str, args: Tree, kwargs: Tree, settings: Mapping[str, Any]) -> None:
-        call = loss_call(name, args, kwargs, settings)
-        if call is not None:
-            self.losses = [*self.losses[-MOST:], call]
+        return self.tape.note(self._outermost(original, module), module, args, kwargs)
 
     def function(self, run: Callable[..., Any], args: Tree, kwargs: dict[str, Any]) -> Any:
         """Run a custom autograd function."""

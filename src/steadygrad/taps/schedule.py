@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
-EARLY = (1, 2, 3, 5, 10, 20, 40)
+EARLY = (0, 1, 2, 3, 5, 10, 20, 40)
 CLOSEST = 20  # steps between two samples at least, where nothing has happened
 BURST = 10  # steps that are sampled after something has
 

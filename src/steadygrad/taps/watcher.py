@@ -40,6 +40,7 @@ from steadygrad.taps.ranks import Ranks
 from steadygrad.taps.recorder import Recorder
 from steadygrad.taps.rounds import Reading, Rounds, Step
 from steadygrad.taps.schedule import Schedule
+from steadygrad.taps.targets import Targets
 from steadygrad.taps.weights import Sample, sample
 
 LEARNING = 10  # steps after which it is known which parameters get gradients
@@ -139,7 +140,7 @@ class Watcher:
     def __init__(self, told: Told, *, overhead: float, only: Sequence[Optimizer] = ()) -> None:
         self.recorder = Recorder()
         self.catalogue, self.about, self.ranks = Catalogue(), Circumstances(), Ranks()
-        self.losses, self.clips = Losses(), Clips()
+        self.losses, self.clips, self.targets = Losses(), Clips(), Targets()
         self.schedule = Schedule(overhead)
         self.held: dict[int, Held] = {}
         self.models: dict[str, nn.Module] = {}
@@ -169,6 +170,8 @@ class Watcher:
         self._first = time.perf_counter() if math.isnan(self._first) else self._first
         self.clips.forget()
         self.losses.add(roots, weights)
+        for loss, _ in self.losses.roots[-len(roots) :]:
+            self.targets.note(self.recorder.tape, loss)
         self._since = set()
         for one in self.held.values():
             one.stale.backward_begins()
@@ -391,11 +394,9 @@ class Watcher:
         self._arm()
 
     def _note_loss(self) -> None:
-        """Keep the call of the loss function of a step that has one in each backward pass."""
-        calls, self.recorder.losses = self.recorder.losses, []
+        """Keep the call of a loss inside of a model, where there is one in each backward pass."""
         if self._outputs is not None and self._outputs.losses:
-            calls, self._outputs.losses = [*calls, *self._outputs.losses], []
-        if calls:
+            calls, self._outputs.losses = self._outputs.losses, []
             self.about.loss_call = calls[-1] if len(calls) == self.losses.backwards else None
 
     def _ask_guard(self, now: Pending, optimizer: Optimizer) -> None:

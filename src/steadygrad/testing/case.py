@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -64,19 +64,23 @@ class Patient:
 
     def named(self, report: Report) -> bool:
         """Whether the first finding of this report carries one of the codes."""
-        first = self._first(report)
+        first = first_of(report, self.least)
         return first is not None and first.code in self.codes
 
     def located(self, report: Report) -> bool:
         """Whether the first finding of this report points at the guilty place first."""
-        first = self._first(report)
-        return first is not None and bool(first.where) and self._is_guilty(first.where[0])
+        first = first_of(report, self.least)
+        return first is not None and bool(first.where) and lies_in(first.where[0], self.where)
 
-    def _first(self, report: Report) -> Finding | None:
-        return next((one for one in report.findings if one.severity >= self.least), None)
 
-    def _is_guilty(self, place: str) -> bool:
-        return any(place == one or place.startswith(f"{one}.") for one in self.where)
+def first_of(report: Report, least: Severity) -> Finding | None:
+    """Return the first finding that is at least so severe."""
+    return next((one for one in report.findings if one.severity >= least), None)
+
+
+def lies_in(place: str, names: Iterable[str]) -> bool:
+    """Whether a place is one of some names, or below one."""
+    return any(place == one or place.startswith(f"{one}.") for one in names)
 
 
 def sick(

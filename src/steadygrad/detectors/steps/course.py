@@ -80,8 +80,10 @@ def course_of(record: Record, *, least: int = 20) -> Course:
     batch = _constant(record, end)
     constant = _of_all_data(record, batch)
     state: State = "unknown"
-    if not warming_up(record):
-        better = not end >= 0.98 * constant or not loss[-1] >= 0.98 * batch
+    better = not end >= 0.98 * constant or not loss[-1] >= 0.98 * batch
+    if not better and _climbed(loss, start, end):
+        state = "fails"
+    elif not warming_up(record):
         state = _state(steps, loss, constant, better=better)
     return Course(state, length, start, end, noise_of(loss), constant)
 
@@ -96,6 +98,14 @@ def _state(steps: Whole, loss: Floats, constant: float, *, better: bool) -> Stat
     flat: State = "stands" if better else "fails"
     rose = fell(steps, -loss)
     return flat if rose or _known(steps, loss, end) else "unknown"
+
+
+def _climbed(loss: Floats, start: float, end: float) -> bool:
+    """Whether the loss is still above where it began, after twice that: a fall from there is none.
+
+    Twice: chosen by us, since the loss of one batch is noisy, and no warm-up excuses that much.
+    """
+    return bool(end >= loss[0] > 0 and max(start, end) > 2 * loss[0])
 
 
 def _began_higher(loss: Floats, end: float, *, sigmas: float = 4.0) -> bool:

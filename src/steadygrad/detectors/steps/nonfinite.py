@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from steadygrad.core.finding import Advice, Finding, Severity, detector
 from steadygrad.core.record import Record, Role
+from steadygrad.detectors.numbers import poisoned
 
 TINY = 2.0**-25  # what rounds to zero in float16, whose smallest number is 2^-24
 WIDE = "model.float()  # and torch.autocast(device_type, torch.bfloat16), or float16 and GradScaler"
@@ -157,3 +158,27 @@ def _arithmetic(record: Record) -> tuple[float, str]:
     dtypes = {str(dtype) for one in known for dtype in one.get("dtypes", ())}
     narrow = [one for one in ("float16", "bfloat16", "float32") if one in dtypes]
     return eps, narrow[0] if narrow else "unknown"
+
+
+@detector("G009", "poisoned-buffer", needs=("buffers",))
+def poisoned_buffer(record: Record) -> Iterator[Finding]:
+    """A buffer, such as a batch norm's running mean, that the training has made NaN or infinite.
+
+    **What it looks at.** Every buffer of the watched models when a report is asked for, while their
+    weights are finite. One whose broken values are all -inf is a mask, unless it holds running
+    statistics.
+
+    **Why it matters.** Training uses the statistics of the batch and looks fine, evaluation is NaN.
+    A step that is left out, by a GradScaler or by hand, wrote to the buffers all the same, and no
+    number of clean batches heals them.
+
+    **When it is wrong.** A buffer of +inf or NaN that is never read, or meant as a mark.
+
+    **What to try.** Reset the statistics; look at the batch before the model does.
+
+    **References.** pytorch #90342, #88474, #115500.
+    """
+    weights = record.series("weight", "weight")
+    read = weights[~np.isnan(weights).all(axis=1)] if weights.size else weights
+    if not len(read) or not np.isinf(read[-1]).any():
+        yield from poisoned(record.facts["buffers"])

@@ -14,6 +14,7 @@ from steadygrad.core.record import Record
 from steadygrad.detectors.steps.course import course_of, noise_of
 
 Floats = NDArray[np.float64]
+QUIET = 20  # steps after which there is something to compare with
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,10 @@ def gradient_spike(
 
     **What it looks at.** The logarithm of the norm before clipping against median and MAD of up to
     a hundred readings before: a spike is `factor` = 10 times the median and `sigmas` = 8 robust
-    standard deviations above it. Then the loss: the median of `within` = 50 steps before against
-    the steps from 50 after on, and against the end. It is a note when the loss came back, and a
+    standard deviations above it. In the first 20 steps it is 1000 times what comes after, and does
+    harm where the loss rises at once and ends no better than a constant prediction's. Then the
+    loss: the median of `within` = 50 steps before against the steps from 50 after on, and against
+    the end. It is a note when the loss came back, and a
     risk when it stays above by more than five times its noise and a tenth of itself, from then on
     to the end, in a run that had learned before and does not any more (all chosen by us).
 
@@ -56,12 +59,14 @@ def gradient_spike(
 
     **References.** Chowdhery 2022 (PaLM), section 5.1; Molybog 2023; Takase 2023.
     """
-    spikes = _spikes(record, factor, sigmas, within)
+    spikes = _spikes(record, factor, sigmas, within) or _early(record, sigmas)
     if not spikes:
         return
     worst = max(spikes, key=lambda one: (one.stays, one.size))
-    stays = worst.stays and course_of(record).ill
-    large = f"{worst.size:.3g} times those before it"
+    course = course_of(record)
+    useless = worst.step < QUIET and course.end >= 0.98 * course.constant
+    stays = worst.stays and (course.ill or useless)
+    large = f"{worst.size:.3g} times those {'before' if worst.step >= QUIET else 'after'} it"
     yield Finding(
         Severity.risk if stays else Severity.note,
         f"the gradient of step {worst.step} was {large}; the loss was {worst.before:.3g} until "
@@ -85,7 +90,7 @@ def _spikes(record: Record, factor: float, sigmas: float, within: int) -> list[S
     good = np.isfinite(norm[:, 0]) & (norm[:, 0] > 0) & np.isfinite(loss[:, 0])
     steps, size, loss = record.steps[good], np.log(norm[good, 0]), loss[good, 0]
     found = []
-    for place in range(20, len(size)):
+    for place in range(QUIET, len(size)):
         if size[place] - size[place - 1] < math.log(factor) / 2:  # cheap: a spike begins sharply
             continue
         before = size[max(0, place - 100) : place]
@@ -95,6 +100,29 @@ def _spikes(record: Record, factor: float, sigmas: float, within: int) -> list[S
             times = math.exp(float(size[place]) - typical)
             found.append(_around(steps, loss, place, times, within))
     return found
+
+
+def _early(record: Record, sigmas: float, *, factor: float = 1000.0) -> list[Spike]:
+    """A gradient in the first steps that stands by `factor` = 1000 above those that come after.
+
+    Three decades: chosen by us, as first gradients are larger than later ones in healthy runs.
+    """
+    norm, loss = record.series("norm", "step"), record.series("loss", "step")
+    if not norm.shape[1]:
+        return []
+    good = np.isfinite(norm[:, 0]) & (norm[:, 0] > 0) & np.isfinite(loss[:, 0])
+    steps, size, loss = record.steps[good], np.log(norm[good, 0]), loss[good, 0]
+    early, late = size[:QUIET], size[QUIET : 5 * QUIET]
+    if len(late) < QUIET or steps[0] >= QUIET:
+        return []
+    typical, place = float(np.median(late)), int(np.argmax(early))
+    spread = 1.4826 * float(np.median(np.abs(late - typical)))
+    above = float(early[place]) - typical
+    if above <= max(math.log(factor), sigmas * spread):
+        return []
+    before, after = float(loss[place]), float(np.median(loss[-max(10, len(loss) // 4) :]))
+    harmed = float(np.median(loss[place + 1 : place + 11])) > before
+    return [Spike(int(steps[place]), math.exp(above), before, after, stays=harmed)]
 
 
 def _around(steps: NDArray[np.int64], loss: Floats, place: int, size: float, within: int) -> Spike:

@@ -20,7 +20,7 @@ WIDE = "model.float()  # and torch.autocast(device_type, torch.bfloat16), or flo
     "G412",
     "large-update",
     needs=("update", "loss"),
-    explains=("G101", "G102", "G108", "G113", "G301", "G302", "G411", "G003", "G004"),
+    explains=("G101", "G102", "G108", "G113", "G301", "G302", "G411", "G002", "G003", "G004"),
 )
 def large_update(
     record: Record, *, ratio: float = 0.1, whole: float = 1.0, samples: int = 3
@@ -32,7 +32,8 @@ def large_update(
     initialisation is left; or at least `samples` = 3 sampled steps above `ratio` = 0.1 from the
     fourth step on, since the first steps of adaptive optimizers are the largest (customary is 1e-3;
     chosen by us). Then the consequence: the loss gives no sign of learning, or is not finite any
-    more. Weights that start at zero have no size to compare with, and are left out.
+    more; where steps are not of `whole` size, they are then only a possible cause. Weights that
+    start at zero have no size to compare with, and are left out.
 
     **Why it matters.** What ten such steps have made of a weight has nothing to do with what it
     was: the network is drawn anew, out of proportion, every ten steps.
@@ -50,6 +51,7 @@ def large_update(
     ratios = np.where(moves.weight[0] > 0, moves.ratio, np.nan)
     sizes = middle(ratios.T)
     large = sizes >= whole
+    sure = course.ill or bool(large.any())
     if not large.any():
         large = (moves.steps > 3) & (sizes > ratio)
         if large.sum() < samples:
@@ -63,7 +65,7 @@ def large_update(
         f"{'the loss is no longer finite' if broke else course.words}.",
         tuple(owner(moves.sites[place].name) for place in worst),
         {"ratio": typical, "loss": course.end, "start": course.start},
-        confidence="likely",
+        confidence="likely" if sure else "possible",
         try_next=(Advice("lower-lr"), Advice("warm-up")),
         steps=(int(moves.steps[large][0]), int(moves.steps[large][-1])),
         magnitude=2.0 + math.log10(typical),

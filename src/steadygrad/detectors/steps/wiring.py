@@ -50,7 +50,7 @@ def no_gradient(record: Record, *, long: int = 20) -> Iterator[Finding]:
     if facts["steps"] < 2:
         return
     held = [site.name for site in record.sites_of("weight")]
-    if not held:
+    if not held or {*held} <= {*facts["frozen"]}:
         yield from _all_frozen(facts)
         return
     yield from _never(record, _asked(record, facts["no_gradient"]), held)

@@ -1,0 +1,184 @@
+"""What the best constant prediction would cost, by the targets that losses were given.
+
+Targets are kept, and read only when somebody asks: nothing waits for the device in a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steadygrad.probe.loss import through_views
+from steadygrad.probe.spy import BINARY, CLASSES, bound
+from steadygrad.replay.tape import Entry, Tape
+
+MOST = 32  # passes whose targets are kept: the first eight, then each power of two
+FIRST = 8
+SIZE = 1 << 14  # elements of the target of one pass
+MOVED = 1.5  # ratio of the costs of early and late targets above which they move (bootstrapped)
+SCALED = ("div", "__truediv__", "__itruediv__", "true_divide", "mul", "__mul__", "__rmul__", "mean")
+MODULES: Mapping[type, str] = {
+    nn.CrossEntropyLoss: "cross_entropy",
+    nn.NLLLoss: "nll_loss",
+    nn.MSELoss: "mse_loss",
+    nn.L1Loss: "l1_loss",
+    nn.BCELoss: "binary_cross_entropy",
+    nn.BCEWithLogitsLoss: "binary_cross_entropy_with_logits",
+}
+SETTINGS = ("weight", "ignore_index", "reduction", "label_smoothing", "pos_weight")
+KNOWN = frozenset(MODULES.values())
+Facts = dict[str, Any]  # JSON-like, see core.record.Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """One call of a loss: its target, and what became of its value on the way to the root."""
+
+    name: str
+    end: str  # the op, views apart, that made what the loss was given
+    classes: int
+    target: Tensor
+    count: int  # of what is averaged over; 1 for a mean
+    value: Tensor | None  # of the loss, where the root is a multiple of it
+    root: Tensor
+
+
+class Targets:
+    """Keeps the targets of some backward passes, as long as all are understood."""
+
+    def __init__(self) -> None:
+        self._noted: list[Noted] = []
+        self._passes = 0
+        self._lost = False
+
+    def note(self, tape: Tape, root: Tensor) -> None:
+        """Look for the loss that a backward pass starts on."""
+        self._passes += 1
+        often = self._passes <= FIRST or self._passes & (self._passes - 1) == 0
+        if self._lost or not often or len(self._noted) >= MOST:
+            return
+        found = _noted(tape, root)
+        if found is None or (self._noted and found.name != self._noted[0].name):
+            self._lost, self._noted = True, []
+        else:
+            self._noted.append(found)
+
+    def given(self) -> Facts:
+        """What the loss was given: the op at the network's end, and the range of the targets."""
+        if not self._noted:
+            return {}
+        first = self._noted[0]
+        whole = torch.cat([one.target for one in self._noted])
+        if not whole.numel():
+            return {}
+        low, high = (float(end) for end in whole.aminmax())
+        end = first.end if all(one.end == first.end for one in self._noted) else ""
+        return {"loss": first.name, "end": end, "classes": first.classes, "low": low, "high": high}
+
+    def constant(self) -> Facts:
+        """What a constant costs in one pass; nothing where that is not known."""
+        if not self._noted:
+            return {}
+        half = max(1, len(self._noted) // 2)
+        whole = _cost(self._noted)
+        early, late = _cost(self._noted[:half]), _cost(self._noted[half:] or self._noted)
+        if not whole or min(early, late) * MOVED < max(early, late):
+            return {}
+        first = self._noted[0]
+        factor = 1.0 if first.value is None else float(first.root) / (float(first.value) or 1.0)
+        fact = {"loss": whole * factor * first.count}
+        if first.name in CLASSES:
+            labels = sum(one.target.numel() for one in self._noted)
+            fact |= {"classes": first.classes, "labels_entropy": whole, "count": labels}
+        return fact
+
+
+def _noted(tape: Tape, root: Tensor) -> Noted | None:
+    """Follow multiples of a loss down to its call."""
+    made, value = tape.made(root), None
+    while made is not None:
+        entry = made.entry
+        called = _called(entry)
+        if called is not None:
+            return _understood(*called, value, root.detach())
+        name = getattr(entry.run, "__name__", "")
+        inner = [one for one in entry.given() if id(one) in entry.links]
+        if name not in SCALED or len(inner) != 1 or len(entry.given()) != 1:
+            return None
+        value = inner[0].detach()
+        made = entry.links[id(inner[0])]
+    return None
+
+
+def _called(entry: Entry) -> tuple[str, dict[str, Any]] | None:
+    """Name and arguments of the loss that an entry has called, as torch's function has them."""
+    name, kwargs = getattr(entry.run, "__name__", ""), entry.kwargs
+    if entry.called is not None:
+        name = MODULES.get(type(entry.called), "")
+        mine = {key: vars(entry.called).get(key) for key in SETTINGS}
+        kwargs = {**kwargs, **{k: v for k, v in mine.items() if v is not None}}
+    if name not in KNOWN:
+        return None
+    return name, bound(name, entry.args, kwargs)
+
+
+def _understood(
+    name: str, arguments: Mapping[str, Any], value: Tensor | None, root: Tensor
+) -> Noted | None:
+    """A loss of which it is known what a constant prediction costs."""
+    given, target = arguments["input"], arguments["target"]
+    plain = all(arguments.get(key) is None for key in ("weight", "pos_weight"))
+    mean, labels = arguments["reduction"] == "mean", name in CLASSES
+    fits = not target.is_floating_point() if labels else given.shape == target.shape
+    if not plain or not fits or arguments.get("label_smoothing"):
+        return None
+    if not mean and arguments["reduction"] != "sum":
+        return None
+    target = target.detach().flatten()
+    classes = int(given.shape[min(1, given.dim() - 1)])
+    count = 1 if mean else target.numel()
+    step = max(1, target.numel() // SIZE)
+    kept = target[::step].clone()
+    if labels:
+        kept = kept[kept != arguments["ignore_index"]] if kept.device.type == "cpu" else kept
+    end = "" if given.grad_fn is None else through_views(given.grad_fn).name()
+    return Noted(name, end.partition("Backward")[0].lower(), classes, kept, count, value, root)
+
+
+def _cost(noted: Sequence[Noted]) -> float:
+    """What the best constant prediction costs per element; 0 where it costs nothing."""
+    together = torch.cat([one.target for one in noted])
+    together = together[together >= 0] if noted[0].name in CLASSES else together.double()
+    if not together.numel() or (together.is_floating_point() and not together.isfinite().all()):
+        return 0.0
+    return COSTS[noted[0].name](together)
+
+
+def _of_labels(labels: Tensor) -> float:
+    counts = labels.unique(return_counts=True)[1].double()
+    return float(torch.special.entr(counts / counts.sum()).sum())
+
+
+def _of_shares(target: Tensor) -> float:
+    share = target.mean().clamp(0, 1)
+    return float(torch.special.entr(torch.stack([share, 1 - share])).sum())
+
+
+def _of_squares(target: Tensor) -> float:
+    return float(target.var(unbiased=False))
+
+
+def _of_distances(target: Tensor) -> float:
+    return float((target - target.median()).abs().mean())
+
+
+COSTS: Mapping[str, Callable[[Tensor], float]] = {
+    **dict.fromkeys(CLASSES, _of_labels),
+    **dict.fromkeys(BINARY, _of_shares),
+    "mse_loss": _of_squares,
+    "l1_loss": _of_distances,
+}
