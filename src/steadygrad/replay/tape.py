@@ -131,6 +131,10 @@ class Tape(TorchFunctionMode):
         self._rng: Generators | None = None
         self._home = (os.getpid(), threading.get_ident())
 
+    def forget(self) -> None:
+        """Let go of the last module call; what tensors of the script hang on stays with them."""
+        self.latest = self.running = None
+
     def made(self, tensor: Tensor) -> Made | None:
         """Where a tensor came from; None when the tape did not see it."""
         found: Made | None = self._made.get(tensor)

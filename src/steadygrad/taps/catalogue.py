@@ -45,23 +45,23 @@ class Catalogue:
 class Names:
     """What the user calls modules and parameters: names by id, and the order of the forward pass.
 
+    Nothing of the user's is kept alive by it.
     The order is that in which modules were registered.
     """
 
     modules: Mapping[int, str]
     parameters: Mapping[int, str]
-    owners: Mapping[int, nn.Module]
+    kinds: Mapping[int, str]  # class name of the module that holds a parameter, by its id
     depths: Mapping[str, int]
 
     def site_of(self, parameter: Tensor, given: str) -> Site:
         """The site of a parameter; `given` is its name where no model is known to hold it."""
         name = self.parameters.get(id(parameter), given)
-        owner = self.owners.get(id(parameter))
         return Site(
             name,
             "weight",
             self.depths.get(name, -1),
-            type(owner).__name__ if owner is not None else type(parameter).__name__,
+            self.kinds.get(id(parameter), type(parameter).__name__),
             _fan_in(parameter),
             tuple(parameter.shape),
         )
@@ -71,7 +71,7 @@ def names_in(models: Mapping[str, nn.Module]) -> Names:
     """Name everything in some models; with more than one, the model's own name stands in front."""
     modules: dict[int, str] = {}
     parameters: dict[int, str] = {}
-    owners: dict[int, nn.Module] = {}
+    kinds: dict[int, str] = {}
     for prefix, model in models.items():
         front = f"{prefix}." if prefix else ""
         for path, module in unwrapped(model).named_modules():
@@ -79,9 +79,9 @@ def names_in(models: Mapping[str, nn.Module]) -> Names:
             for name, parameter in module.named_parameters(recurse=False):
                 full = f"{front}{path}.{name}" if path else f"{front}{name}"
                 parameters.setdefault(id(parameter), full)
-                owners.setdefault(id(parameter), module)
+                kinds.setdefault(id(parameter), type(module).__name__)
     depths = {name: place for place, name in enumerate(parameters.values())}
-    return Names(modules, parameters, owners, depths)
+    return Names(modules, parameters, kinds, depths)
 
 
 def _fan_in(parameter: Tensor) -> int:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from steadygrad.core.steps import OF_OUTPUT, Row
 from steadygrad.taps.constant import constant_of
 from steadygrad.taps.held import Held
-from steadygrad.taps.watcher import Watcher, hooks_in
+from steadygrad.taps.watcher import Circumstances, Watcher, hooks_in
 
 OF_SOME = ("dead", "saturated", "logit")  # outputs of relus, of tanh and sigmoid, of attention
 Facts = dict[str, Any]  # JSON-like, see core.record.Facts
@@ -20,14 +19,14 @@ Facts = dict[str, Any]  # JSON-like, see core.record.Facts
 
 def facts_of(watcher: Watcher, rows: Sequence[Row]) -> Facts:
     """Everything that detectors over many steps want to know besides the readings."""
-    known = list(watcher.held.values())
+    known = [*watcher.retired, *watcher.held.values()]
     watcher.ranks.look()
     steps = watcher.step + 1
     facts: Facts = {
         "run": {"steps": steps, "compiled": watcher.about.compiled},
         "optimizers": [_settings(one) for one in known],
         "wiring": {
-            **_wiring(known, watcher.models),
+            **_wiring(known, watcher.about),
             "steps": steps,
             "unmoved": _unmoved(known, rows),
         },
@@ -60,26 +59,16 @@ def _settings(one: Held) -> Facts:
     return {"name": name, **one.settings}
 
 
-def _wiring(known: Sequence[Held], models: Mapping[str, nn.Module]) -> Facts:
+def _wiring(known: Sequence[Held], about: Circumstances) -> Facts:
     """Parameters by what keeps them from being trained: four sets that have nothing in common."""
-    stepped = {id(p) for one in known for p in one.parameters}
-    frozen, outside, count = [], [], 0
-    for prefix, model in models.items():
-        front = f"{prefix}." if prefix else ""
-        for name, parameter in model.named_parameters():
-            count += 1
-            if not parameter.requires_grad:
-                frozen.append(front + name)
-            elif id(parameter) not in stepped and parameter.grad is not None:
-                outside.append(front + name)
-    mine = [(s, p, seen, some) for one in known for s, p, seen, some in _presence(one)]
-    wants = [row for row in mine if row[1]]
+    mine = {site.name for one in known for site in one.sites}
+    wants = [row for one in known for row in _presence(one)]
     return {
-        "model_parameters": count,
-        "frozen": frozen,
-        "outside": outside,
-        "no_gradient": [name for name, _, seen, _ in wants if not seen],
-        "zero": [name for name, _, seen, some in wants if seen and not some],
+        "model_parameters": about.parameters,
+        "frozen": list(about.frozen),
+        "outside": [name for name in about.outside if name not in mine],
+        "no_gradient": [name for name, seen, _ in wants if not seen],
+        "zero": [name for name, seen, some in wants if seen and not some],
         "expected_zero": [],
     }
 
@@ -99,14 +88,10 @@ def _unmoved(known: Sequence[Held], rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _presence(one: Held) -> list[tuple[str, bool, bool, bool]]:
-    """Name, whether it wants a gradient, whether it ever had one, whether one was not zero."""
-    return [
-        (site.name, parameter.requires_grad, bool(seen), bool(some))
-        for site, parameter, seen, some in zip(
-            one.sites, one.parameters, one.seen, one.nonzero, strict=True
-        )
-    ]
+def _presence(one: Held) -> list[tuple[str, bool, bool]]:
+    """Of parameters that want a gradient: name, whether one came, whether one was not zero."""
+    rows = zip(one.sites, one.wants, one.seen, one.nonzero, strict=True)
+    return [(site.name, bool(seen), bool(some)) for site, wants, seen, some in rows if wants]
 
 
 def _order(watcher: Watcher) -> Facts:

@@ -41,6 +41,7 @@ class Held:
     seen: np.ndarray[tuple[int], np.dtype[np.bool_]]
     nonzero: np.ndarray[tuple[int], np.dtype[np.bool_]]
     all: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    wants: np.ndarray[tuple[int], np.dtype[np.bool_]]  # a gradient
     settings: Mapping[str, Any]  # JSON-like: what the optimizer was told
     jumps: Jumps = field(default_factory=Jumps)
     steps: int = 0
@@ -50,6 +51,11 @@ class Held:
     def parameters(self) -> Sequence[Tensor]:
         """All parameters, group by group."""
         return self.reader.parameters
+
+    def release(self) -> None:
+        """Let go of the parameters of an optimizer that is gone."""
+        self.reader = Reader([])
+        self.stale.parameters = []
 
     def gradients(self) -> list[Tensor | None]:
         """The gradient of each parameter, as it is."""
@@ -79,8 +85,8 @@ def held(
         for one, name in zip(reader.parameters, given, strict=True)
     ]
     count = len(reader.parameters)
-    return Held(
-        weakref.ref(optimizer),
+    found = Held(
+        weakref.ref(optimizer, lambda _: found.release()),
         reader,
         place,
         catalogue.places(sites),
@@ -90,9 +96,11 @@ def held(
         np.zeros(count, dtype=bool),
         np.zeros(count, dtype=bool),
         np.ones(count, dtype=bool),
+        np.array([one.requires_grad for one in reader.parameters], dtype=bool),
         settings_of(optimizer, reader.parameters),
         sites=sites,
     )
+    return found
 
 
 def settings_of(optimizer: Optimizer, parameters: Sequence[Tensor]) -> dict[str, Any]:

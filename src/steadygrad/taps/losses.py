@@ -45,7 +45,7 @@ class Losses:
     def used(self) -> None:
         """A step was made of them: the next backward pass begins anew. Lets go of their graphs."""
         self._used = True
-        self.roots = []
+        self.roots, self._scaled = [], []
 
     def _unscaled(self, root: Tensor) -> Tensor:
         return next((loss for scaled, loss in self._scaled if scaled() is root), root)

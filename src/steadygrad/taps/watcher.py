@@ -11,6 +11,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +83,7 @@ class Circumstances:
     """What is known of a run besides its numbers.
 
     `filters` says that a host leaves broken losses out of its log, `broken` that there was one;
+    `frozen` are parameters that want no gradient, `outside` those that get one and no optimizer's;
     `hooks` are those of modules when they were first trained, `blind` why a metric is not read.
     """
 
@@ -91,6 +93,9 @@ class Circumstances:
     loss_call: LossCall | None = None
     scaler: dict[str, float] | None = None
     hooks: dict[str, frozenset[int]] = field(default_factory=dict)
+    parameters: int = 0
+    frozen: dict[str, bool] = field(default_factory=dict)  # a set in order
+    outside: dict[str, bool] = field(default_factory=dict)  # likewise
     blind: dict[str, str] = field(default_factory=dict)
 
 
@@ -143,7 +148,8 @@ class Watcher:
         self.losses, self.clips, self.targets = Losses(), Clips(), Targets()
         self.schedule = Schedule(overhead)
         self.held: dict[int, Held] = {}
-        self.models: dict[str, nn.Module] = {}
+        self.retired: list[Held] = []  # of optimizers that are gone, or have other parameters now
+        self._models: dict[str, weakref.ref[nn.Module]] = {}
         self.spent = 0.0  # seconds that were ours
         self.skips: list[int] = []  # steps that a scaler skipped
         self.active, self.muted = True, False
@@ -161,6 +167,12 @@ class Watcher:
         self._begin = self._last = time.perf_counter()
         self._first = math.nan  # when the first backward pass began
         self._own = 0.0  # seconds of the tap and the samples, of this step
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """The models that are being trained, as far as they are still there."""
+        alive = {name: ref() for name, ref in self._models.items()}
+        return {name: one for name, one in alive.items() if one is not None}
 
     # --- What is heard ---------------------------------------------------------------------------
 
@@ -386,6 +398,7 @@ class Watcher:
         one.stale.stepped()
         self.losses.used()
         self.clips.forget()
+        self.recorder.tape.forget()
         self._since.add(id(optimizer))
         if one.on_host and now.norms is not None:
             self.ranks.tell(now.step, float(now.total), one.parameters)
@@ -456,9 +469,24 @@ class Watcher:
         ]
 
     def _note_presence(self, now: Pending) -> None:
+        self._survey()
         now.held.seen |= now.present
         if now.norms is not None and now.held.on_host:
             now.held.nonzero |= now.present & (now.norms.numpy() != 0)
+
+    def _survey(self) -> None:
+        """Note which parameters are frozen, and which get a gradient and are nobody's."""
+        stepped = {id(p) for one in self.held.values() for p in one.parameters}
+        count = 0
+        for prefix, model in self.models.items():
+            front = f"{prefix}." if prefix else ""
+            for name, parameter in unwrapped(model).named_parameters():
+                count += 1
+                if not parameter.requires_grad:
+                    self.about.frozen[front + name] = True
+                elif id(parameter) not in stepped and parameter.grad is not None:
+                    self.about.outside[front + name] = True
+        self.about.parameters = max(count, self.about.parameters)
 
     # --- Rounds and samples ----------------------------------------------------------------------
 
@@ -499,19 +527,21 @@ class Watcher:
 
     def _held(self, optimizer: Optimizer) -> Held:
         known = self.held.get(id(optimizer))
-        if known is not None and known.optimizer() is optimizer and known.key == key_of(optimizer):
+        same = known is not None and known.optimizer() is optimizer
+        if known is not None and same and known.key == key_of(optimizer):
             return known
-        place = known.place if known is not None else self._new_place(optimizer)
+        place = known.place if known is not None and same else self._new_place(optimizer)
         self._learn(optimizer)
-        model = next(iter(self.models.values()), None) if len(self.models) == 1 else None
+        model = next(iter(self.models.values()), None) if len(self._models) == 1 else None
         found = held(optimizer, place, self.catalogue, self._names, model)
         if known is not None:
-            found.steps = known.steps
+            self.retired.append(known)
+            found.steps = known.steps if same else 0
         self.held[id(optimizer)] = found
         return found
 
     def _new_place(self, optimizer: Optimizer) -> int:
-        number = len(self.held)
+        number = self.catalogue.count("step")
         name = "optimizer" if not number else f"optimizer {number + 1}"
         return self.catalogue.place(Site(name, "step", -1, type(optimizer).__name__))
 
@@ -522,7 +552,7 @@ class Watcher:
             return
         for name, model in self._told.find(optimizer).items():
             if not any(model is one for one in self.models.values()):
-                self.models[self._free(name)] = model
+                self._models[self._free(name)] = weakref.ref(model)
         self._names = names_in(self.models)
         self.ranks.meet(self.models)
         if is_compiled(self.models.values()):
@@ -534,7 +564,7 @@ class Watcher:
 
     def _free(self, name: str) -> str:
         number, free = 1, name
-        while free in self.models:
+        while free in self._models:
             number += 1
             free = f"{name}{number}"
         return free
