@@ -35,8 +35,7 @@ def facts_of(watcher: Watcher, rows: Sequence[Row]) -> Facts:
         "clipping": _clipping(rows),
         "hidden_nan": _hidden(watcher, rows),
         "ineffective_hooks": _ineffective(watcher),
-        "constant": watcher.targets.constant(),
-        "given": watcher.targets.given(),
+        **watcher.targets.facts(),
         "ranks": {"world": watcher.ranks.world, "diverged": watcher.ranks.diverged},
     }
     stale = [one.stale for one in known if one.stale.steps]

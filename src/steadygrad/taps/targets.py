@@ -6,7 +6,7 @@ Targets are kept, and read only when somebody asks: nothing waits for the device
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ FIRST = 8
 SIZE = 1 << 14  # elements of the target of one pass
 MOVED = 1.5  # ratio of the costs of early and late targets above which they move (bootstrapped)
 SCALED = ("div", "__truediv__", "__itruediv__", "true_divide", "mul", "__mul__", "__rmul__", "mean")
+SUMS = ("add", "__add__", "__radd__", "__iadd__")
+DEEP = 16  # calls between a loss and the root
 MODULES: Mapping[type, str] = {
     nn.CrossEntropyLoss: "cross_entropy",
     nn.NLLLoss: "nll_loss",
@@ -45,6 +47,8 @@ class Noted:
     count: int  # of what is averaged over; 1 for a mean
     value: Tensor | None  # of the loss, where the root is a multiple of it
     root: Tensor
+    ignored: int  # the label that does not count
+    alone: bool = True  # whether the root is nothing but a multiple of it
 
 
 class Targets:
@@ -54,6 +58,7 @@ class Targets:
         self._noted: list[Noted] = []
         self._passes = 0
         self._lost = False
+        self._known: tuple[int, Facts] = (-1, {})  # of so many passes
 
     def note(self, tape: Tape, root: Tensor) -> None:
         """Look for the loss that a backward pass starts on."""
@@ -67,7 +72,14 @@ class Targets:
         else:
             self._noted.append(found)
 
-    def given(self) -> Facts:
+    def facts(self) -> Facts:
+        """The facts `constant` and `given`; to read new targets waits for the device."""
+        if self._known[0] != len(self._noted):
+            known = {"constant": self._constant(), "given": self._given()}
+            self._known = (len(self._noted), known)
+        return self._known[1]
+
+    def _given(self) -> Facts:
         """What the loss was given: the op at the network's end, and the range of the targets."""
         if not self._noted:
             return {}
@@ -79,9 +91,9 @@ class Targets:
         end = first.end if all(one.end == first.end for one in self._noted) else ""
         return {"loss": first.name, "end": end, "classes": first.classes, "low": low, "high": high}
 
-    def constant(self) -> Facts:
+    def _constant(self) -> Facts:
         """What a constant costs in one pass; nothing where that is not known."""
-        if not self._noted:
+        if not self._noted or not all(one.alone for one in self._noted):
             return {}
         half = max(1, len(self._noted) // 2)
         whole = _cost(self._noted)
@@ -98,20 +110,29 @@ class Targets:
 
 
 def _noted(tape: Tape, root: Tensor) -> Noted | None:
-    """Follow multiples of a loss down to its call."""
-    made, value = tape.made(root), None
-    while made is not None:
-        entry = made.entry
-        called = _called(entry)
-        if called is not None:
-            return _understood(*called, value, root.detach())
-        name = getattr(entry.run, "__name__", "")
-        inner = [one for one in entry.given() if id(one) in entry.links]
-        if name not in SCALED or len(inner) != 1 or len(entry.given()) != 1:
-            return None
-        value = inner[0].detach()
-        made = entry.links[id(inner[0])]
-    return None
+    """Follow multiples and sums of a loss down to its call; None unless there is just one."""
+    made = tape.made(root)
+    found = [] if made is None else _behind(made.entry, None, root.detach(), DEEP)
+    return found[0] if len(found) == 1 else None
+
+
+def _behind(entry: Entry, value: Tensor | None, root: Tensor, deep: int) -> list[Noted]:
+    """The losses that an entry's result is made of; `value` is that result, None for the root's."""
+    called = _called(entry)
+    if called is not None:
+        one = _understood(*called, value, root)
+        return [] if one is None else [one]
+    name, given = getattr(entry.run, "__name__", ""), entry.given()
+    inner = [one for one in given if id(one) in entry.links]
+    multiple = name in SCALED and len(inner) == len(given) == 1
+    if not deep or not (multiple or name in SUMS):
+        return []
+    found = [
+        noted
+        for one in inner
+        for noted in _behind(entry.links[id(one)].entry, one.detach(), root, deep - 1)
+    ]
+    return found if multiple else [replace(one, alone=False) for one in found]
 
 
 def _called(entry: Entry) -> tuple[str, dict[str, Any]] | None:
@@ -143,16 +164,18 @@ def _understood(
     count = 1 if mean else target.numel()
     step = max(1, target.numel() // SIZE)
     kept = target[::step].clone()
-    if labels:
-        kept = kept[kept != arguments["ignore_index"]] if kept.device.type == "cpu" else kept
+    ignored = int(arguments.get("ignore_index", 0))
     end = "" if given.grad_fn is None else through_views(given.grad_fn).name()
-    return Noted(name, end.partition("Backward")[0].lower(), classes, kept, count, value, root)
+    return Noted(
+        name, end.partition("Backward")[0].lower(), classes, kept, count, value, root, ignored
+    )
 
 
 def _cost(noted: Sequence[Noted]) -> float:
     """What the best constant prediction costs per element; 0 where it costs nothing."""
+    labels = noted[0].name in CLASSES
     together = torch.cat([one.target for one in noted])
-    together = together[together >= 0] if noted[0].name in CLASSES else together.double()
+    together = together[together != noted[0].ignored] if labels else together.double()
     if not together.numel() or (together.is_floating_point() and not together.isfinite().all()):
         return 0.0
     return COSTS[noted[0].name](together)

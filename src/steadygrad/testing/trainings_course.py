@@ -156,6 +156,14 @@ TRAININGS: tuple[Training, ...] = (
         "the loss overflows in some steps",
     ),
     ill(
+        "momentum-on-a-large-lr",
+        "G412 G101 G401",
+        "optimizer lr layers head",
+        partial(_chain, 6, sgd(3.0, 0.9), 100),
+        partial(_chain, 6, sgd(0.03, 0.9), 100),
+        "quiet for ten steps, then infinite within five",
+    ),
+    ill(
         "adam-lr-1",
         "G412 G401 G301",
         "optimizer lr layers head",

@@ -282,7 +282,8 @@ def _variational() -> nn.Module:
         mean, logvar = encoder(x).chunk(2, dim=1)
         code = mean + (0.5 * logvar).exp() * torch.randn_like(mean)
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean()
-        return F.mse_loss(decoder(code), x, reduction="sum") / len(x) + divergence
+        loss: Tensor = F.mse_loss(decoder(code), x, reduction="sum") / len(x) + divergence
+        return loss
 
     return fit(model, optimizer, loss_of, 150)
 

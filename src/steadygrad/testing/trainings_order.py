@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 as everybody writes it
 from torch.optim import SGD, Adam, Optimizer
@@ -169,6 +170,44 @@ def _unregistered(registered: bool) -> nn.Module:
     return model
 
 
+def _over(axis: int) -> nn.Module:
+    """Logarithms of shares, of the batch or of the classes."""
+    model = nets.Chain(3)
+    compare = partial(_likelihood, axis)
+    return _classified(model, Adam(model.parameters()), 150, compare)
+
+
+def _likelihood(axis: int, out: Tensor, y: Tensor) -> Tensor:
+    return F.nll_loss(F.log_softmax(out, axis), y)
+
+
+def _against(fits: bool) -> nn.Module:
+    """Predictions [batch, 1] against targets [batch]."""
+    model = nets.Chain(3, sizes=(12, 1))
+    optimizer = Adam(model.parameters(), lr=1e-2)
+
+    def loss_of(_step: int) -> Tensor:
+        x, y = data.table(64)
+        loss: Tensor = (model(x) - (y if fits else y[:, 0])).square().mean()
+        return loss
+
+    return fit(model, optimizer, loss_of, 200)
+
+
+def _penalized(squeezed: bool) -> nn.Module:
+    """Cross-entropy and a penalty on the weights."""
+    model = nets.Chain(3)
+    optimizer = Adam(model.parameters(), lr=1e-3)
+
+    def loss_of(_step: int) -> Tensor:
+        x, y = data.digits(32)
+        scores = model(x)
+        penalty = torch.stack([p.square().sum() for p in model.parameters()]).sum()
+        return F.cross_entropy(scores.softmax(-1) if squeezed else scores, y) + 1e-4 * penalty
+
+    return fit(model, optimizer, loss_of, 100)
+
+
 TRAININGS: tuple[Training, ...] = (
     ill(
         "zero-grad-forgotten",
@@ -257,5 +296,29 @@ TRAININGS: tuple[Training, ...] = (
         partial(_squeezed, nn.Softmax(-1)),
         partial(_squeezed, nn.LogSoftmax(-1)),
         "a softmax of probabilities: the loss can't go below 1.46, and gradients are a tenth",
+    ),
+    ill(
+        "softmax-over-the-batch",
+        "G305",
+        "loss",
+        partial(_over, 0),
+        partial(_over, 1),
+        "samples compete with each other instead of classes",
+    ),
+    ill(
+        "broadcast-target",
+        "G607",
+        "loss target",
+        partial(_against, False),
+        partial(_against, True),
+        "every prediction is compared with every target",
+    ),
+    ill(
+        "softmax-twice-in-a-sum",
+        "G303",
+        "loss",
+        partial(_penalized, True),
+        partial(_penalized, False),
+        "the same, where the loss is a sum",
     ),
 )

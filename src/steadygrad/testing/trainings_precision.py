@@ -15,7 +15,7 @@ from steadygrad.testing import data, nets
 from steadygrad.testing.training_case import Training, fit, ill
 
 Guard = Callable[[nn.Module], None]
-Clip = Literal["before unscale_", "after unscale_"]
+Clip = Literal["before unscale_", "after unscale_", "by value before unscale_"]
 
 
 class Residual(nn.Module):
@@ -87,7 +87,9 @@ def _scaled(
             guard(model)
         if clip == "after unscale_":
             scaler.unscale_(optimizer)
-        if clip is not None:
+        if clip == "by value before unscale_":
+            nn.utils.clip_grad_value_(model.parameters(), 1.0)
+        elif clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(optimizer)
         scaler.update()
@@ -176,6 +178,14 @@ TRAININGS: tuple[Training, ...] = (
         partial(_scaled, scale=2.0**10, clip="before unscale_"),
         partial(_scaled, scale=2.0**10, clip="after unscale_"),
         "gradients are clipped while they carry the loss scale",
+    ),
+    ill(
+        "clip-by-value-before-unscale",
+        "G408",
+        "optimizer",
+        partial(_scaled, clip="by value before unscale_"),
+        partial(_scaled, clip="after unscale_"),
+        "every element above 1 / 1024 counts as 1 / 1024",
     ),
     ill(
         "overflow-at-any-scale",

@@ -46,7 +46,8 @@ def gradient_spike(
     loss: the median of `within` = 50 steps before against the steps from 50 after on, and against
     the end. It is a note when the loss came back, and a
     risk when it stays above by more than five times its noise and a tenth of itself, from then on
-    to the end, in a run that had learned before and does not any more (all chosen by us).
+    to the end, in a run that had learned before and does not any more, or has lost half of what it
+    had learned (all chosen by us).
 
     **Why it matters.** A single step may throw the weights to where units are dead; under Adam a
     spike holds the second moment up, so that steps stay small for 1 / (1 - beta2) steps.
@@ -65,7 +66,9 @@ def gradient_spike(
     worst = max(spikes, key=lambda one: (one.stays, one.size))
     course = course_of(record)
     useless = worst.step < QUIET and course.end >= 0.98 * course.constant
-    stays = worst.stays and (course.ill or useless)
+    learned = course.start - worst.before
+    lost = worst.after - worst.before > 0.5 * learned > 0
+    stays = worst.stays and (course.ill or useless or lost)
     large = f"{worst.size:.3g} times those {'before' if worst.step >= QUIET else 'after'} it"
     yield Finding(
         Severity.risk if stays else Severity.note,

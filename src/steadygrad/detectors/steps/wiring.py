@@ -26,7 +26,8 @@ def no_gradient(record: Record, *, long: int = 20) -> Iterator[Finding]:
     gradient, and never given one. That is broken when it is all of them, and a risk when they are
     the first in forward order and their modules ran: then something behind them cuts the path.
     Otherwise it is a note: an unused head, a pooler, a rare expert. *Zero*: the gradient was
-    exactly zero in every step, which is broken when it is so for all, and a risk when a weight
+    exactly zero in every step, which is broken when it is so for all (though not where the loss
+    fell, or is zero as well), and a risk when a weight
     matrix has none in `long` = 20 steps (chosen by us) and the loss does not fall. *Unmoved*: there
     was a gradient, and no element changed in any sampled step, which is a risk when it is so for
     all weights while the lr is not zero. What is zero by structure (an attention's key bias, a bias
@@ -128,7 +129,8 @@ def _zero(record: Record, names: Sequence[str], held: Sequence[str]) -> Iterator
     course, whole = course_of(record), {*mine} == matrices
     where = tuple(dict.fromkeys(owner(name) for name in mine))
     severity = Severity.note
-    if course.ill:
+    idle = whole and course.state == "unknown" and bool(np.any(record.series("loss", "step")))
+    if course.ill or idle:
         severity = Severity.broken if whole else Severity.risk
     yield Finding(
         severity,
@@ -136,7 +138,7 @@ def _zero(record: Record, names: Sequence[str], held: Sequence[str]) -> Iterator
         f"in all {course.steps} steps.",
         where,
         _count(mine),
-        confidence="measured" if course.ill else "possible",
+        confidence="measured" if course.ill or idle else "possible",
         magnitude=7.0,
     )
 
