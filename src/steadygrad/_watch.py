@@ -30,14 +30,12 @@ from steadygrad.core.store import Writer, create
 from steadygrad.core.stored import Stored, record_of
 from steadygrad.detectors import DETECTORS, WATCHING
 from steadygrad.guards.refusals import unwrapped as unwrapped_optimizer
-from steadygrad.probe.nonfinite import broken_buffers
-from steadygrad.probe.wrappers import unwrapped
 from steadygrad.replay.incident import incident_of
 from steadygrad.replay.owners import Named, variables
 from steadygrad.taps.compiled import has_compiled, is_compiled
 from steadygrad.taps.facts import facts_of
 from steadygrad.taps.listener import listening
-from steadygrad.taps.models import filters_nan, trained_by
+from steadygrad.taps.models import broken_in, filters_nan, trained_by
 from steadygrad.taps.recorder import recording
 from steadygrad.taps.watcher import Told, Trouble, Watcher
 
@@ -234,12 +232,9 @@ class Watch:
         return facts
 
     def _buffers(self) -> list[dict[str, Any]]:
-        """Buffers that are broken now; to look at them waits for the device."""
-        found = []
-        for prefix, model in self._watcher.models.items():
-            rows = broken_buffers(unwrapped(model))
-            found += [{**row, "name": f"{prefix}.{row['name']}".strip(".")} for row in rows]
-        return found
+        """Buffers that are broken now, or were when a model was last seen; waits for the device."""
+        models = self._watcher.models
+        return broken_in(models) if models else self._watcher.about.buffers
 
     def _find(self, optimizer: Optimizer) -> Mapping[str, nn.Module]:
         """The models that hold what an optimizer trains, by the names that they are to have."""

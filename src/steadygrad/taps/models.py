@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
+from steadygrad.probe.nonfinite import broken_buffers
 from steadygrad.probe.wrappers import unwrapped
 from steadygrad.replay.owners import Named, modules_in, owner
 
@@ -75,6 +77,15 @@ def _all_modules() -> list[tuple[str, nn.Module]]:
     """Every module that is alive; it takes some tenths of a second to find them."""
     found = [one for one in gc.get_objects() if issubclass(type(one), nn.Module)]
     return [(type(one).__name__, one) for one in found]
+
+
+def broken_in(models: Mapping[str, nn.Module]) -> list[dict[str, Any]]:
+    """Buffers that hold something NaN or infinite, as facts."""
+    found = []
+    for prefix, model in models.items():
+        rows = broken_buffers(unwrapped(model))
+        found += [{**row, "name": f"{prefix}.{row['name']}".strip(".")} for row in rows]
+    return found
 
 
 def filters_nan(visible: Named) -> bool:

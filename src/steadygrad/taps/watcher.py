@@ -35,6 +35,7 @@ from steadygrad.taps.constant import LossCall
 from steadygrad.taps.held import Held, guard_of, held, key_of
 from steadygrad.taps.listener import Arguments
 from steadygrad.taps.losses import Losses
+from steadygrad.taps.models import broken_in
 from steadygrad.taps.number import Number, number_of
 from steadygrad.taps.outputs import Outputs
 from steadygrad.taps.ranks import Ranks
@@ -96,6 +97,7 @@ class Circumstances:
     parameters: int = 0
     frozen: dict[str, bool] = field(default_factory=dict)  # a set in order
     outside: dict[str, bool] = field(default_factory=dict)  # likewise
+    buffers: list[dict[str, Any]] = field(default_factory=list)  # broken ones, as facts
     blind: dict[str, str] = field(default_factory=dict)
 
 
@@ -487,6 +489,8 @@ class Watcher:
                 elif id(parameter) not in stepped and parameter.grad is not None:
                     self.about.outside[front + name] = True
         self.about.parameters = max(count, self.about.parameters)
+        if all(one.on_host for one in self.held.values()):
+            self.about.buffers = broken_in(self.models)
 
     # --- Rounds and samples ----------------------------------------------------------------------
 
