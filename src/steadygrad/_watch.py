@@ -31,7 +31,7 @@ from steadygrad.core.stored import Stored, record_of
 from steadygrad.detectors import DETECTORS, WATCHING
 from steadygrad.guards.refusals import unwrapped as unwrapped_optimizer
 from steadygrad.replay.incident import incident_of
-from steadygrad.replay.owners import Named, variables
+from steadygrad.replay.owners import Named, modules_in, variables
 from steadygrad.taps.compiled import has_compiled, is_compiled
 from steadygrad.taps.facts import facts_of
 from steadygrad.taps.listener import listening
@@ -129,7 +129,7 @@ class Watch:
         self._jumps: list[int] = []
         self._closed = False
         self.ended = ""
-        told = Told(self._find, self._keep, self._trouble, self._jumped, self._failed)
+        told = Told(self._find, self._sight, self._keep, self._trouble, self._jumped, self._failed)
         self._watcher = Watcher(told, overhead=plan.overhead, only=optimizers)
         if is_compiled(models) or (not models and has_compiled()):
             self._watcher.leave_alone()
@@ -244,6 +244,9 @@ class Watch:
         latest = self._watcher.recorder.tape.latest
         called = None if latest is None else latest.module
         return trained_by(optimizer, self._visible(), called, more=bool(self._watcher.models))
+
+    def _sight(self) -> list[tuple[str, nn.Module]]:
+        return modules_in(self._visible())
 
     def _visible(self) -> Named:
         frame: FrameType | None = sys._getframe(1)

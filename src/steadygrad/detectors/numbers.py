@@ -12,7 +12,7 @@ from steadygrad.detectors.words import layers
 Fact = Mapping[str, Any]  # JSON-like, see core.record.Facts
 FLOW = ("G101", "G102", "G103", "G104", "G105", "G106", "G107")
 INSIDE = ("G201", "G202", "G205", "G301", "G302", "G303", "G304", "G501", "G602", "G606")
-AFTER = (*FLOW, *INSIDE, "G006", "G401", "G402", "G403", "G405")
+AFTER = (*FLOW, *INSIDE, "G006", "G008", "G401", "G402", "G403", "G405")
 GIVEN = ("G002", "G003", "G004", "G005", "G007", *AFTER, "G601", "G605")
 
 ZEROS = ("0", "-0")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import runpy
+import signal
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -91,4 +93,15 @@ def leave(ending: Ending) -> int:
     """Exit as the script wanted to, or return the exit code."""
     if isinstance(ending.error, SystemExit):
         raise ending.error
+    if isinstance(ending.error, KeyboardInterrupt):
+        _die_of_interrupt()
     return ending.code
+
+
+def _die_of_interrupt() -> None:
+    """End as Python does after Ctrl-C: by the signal itself, which tells a shell to stop too."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    atexit._run_exitfuncs()  # no public name; Python runs them before it ends by the signal
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)

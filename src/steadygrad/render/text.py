@@ -255,8 +255,14 @@ def _cost(report: Report, page: Page) -> Iterable[Text]:
 
 
 def _watched(report: Report, seconds: float) -> str:
-    steps = _plural(int(report.cost.get("steps", len(report.record.steps))), "step")
-    return f"{steps} in {seconds:.1f} s, of which {report.cost['overhead']:.1%} was the watch"
+    count = int(report.cost.get("steps", len(report.record.steps)))
+    steps, ended = _plural(count, "step"), str(report.record.facts.get("run", {}).get("ended", ""))
+    last = f"; it ended with {ended}" if ended else ""
+    if not count or not seconds > 0:
+        return f"{steps}{last}"
+    each, share = 1000 * seconds / count, report.cost["overhead"]
+    own = f"{share:.1%} of that ({share * each:.2g} ms) is the watch"
+    return f"{steps} in {seconds:.1f} s, {each:.2g} ms each; {own}{last}"
 
 
 def _looked(seconds: float, ratio: float, glyphs: Glyphs) -> str:

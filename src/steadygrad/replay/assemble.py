@@ -31,7 +31,8 @@ add in another order; what really differs (another batch, another draw) differs 
 class Heard:
     """What was heard while the script ran: calls, backward passes, optimizers, the loss scale.
 
-    `goes_on` says that the script will train on what it owns, and nothing of it may be changed.
+    `goes_on` says that the script will train on what it owns: nothing of it may be changed, nor
+    its model be run, which may count its calls.
     """
 
     tape: Tape
@@ -59,7 +60,7 @@ def assemble(heard: Heard, optimizer: Optimizer, visible: Named) -> Captured:
         why = _lost(terms)
         if not why:
             joined, replayed = _score(terms, optimizer, visible, hold=not heard.goes_on)
-            why = _difference(replayed, joined.model)
+            why = "" if heard.goes_on else _difference(replayed, joined.model)
             if not why:
                 told = replace(replayed, births=heard.tape.births.told(visible))
                 captured = _captured(heard, joined, optimizer, told)

@@ -43,6 +43,7 @@ class Order:
 
     calls: int = 0
     after_step: int = 0
+    before_backward: int = 0
     before_unscale: int = 0
     line: tuple[str, int] = ("", 0)
 

@@ -62,12 +62,18 @@ def _wiring(known: Sequence[Held], about: Circumstances) -> Facts:
     """Parameters by what keeps them from being trained: four sets that have nothing in common."""
     mine = {site.name for one in known for site in one.sites}
     wants = [row for one in known for row in _presence(one)]
+    came = {name for name, seen, _ in wants if seen}
+    some = {name for name, _, nonzero in wants if nonzero}
+    stepped = {place for one in known for place in one.ids}
+    loose = [row for place, row in about.loose.items() if place not in stepped]
     return {
         "model_parameters": about.parameters,
         "frozen": list(about.frozen),
         "outside": [name for name in about.outside if name not in mine],
-        "no_gradient": [name for name, seen, _ in wants if not seen],
-        "zero": [name for name, seen, some in wants if seen and not some],
+        "no_gradient": [name for name, _, _ in wants if name not in came],
+        "zero": [name for name, seen, _ in wants if seen and name not in some],
+        "unregistered": [shape for in_sight, shape in loose if not in_sight],
+        "elsewhere": [shape for in_sight, shape in loose if in_sight],
         "expected_zero": [],
     }
 
@@ -98,7 +104,7 @@ def _order(watcher: Watcher) -> Facts:
     return {
         "steps": order.calls,
         "after_step": order.after_step,
-        "before_backward": 0,
+        "before_backward": order.before_backward,
         "before_unscale": order.before_unscale,
         "line": list(order.line),
     }

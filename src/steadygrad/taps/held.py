@@ -41,6 +41,7 @@ class Held:
     seen: np.ndarray[tuple[int], np.dtype[np.bool_]]
     nonzero: np.ndarray[tuple[int], np.dtype[np.bool_]]
     all: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    ids: frozenset[int]  # of the parameters
     wants: np.ndarray[tuple[int], np.dtype[np.bool_]]  # a gradient
     settings: Mapping[str, Any]  # JSON-like: what the optimizer was told
     jumps: Jumps = field(default_factory=Jumps)
@@ -96,6 +97,7 @@ def held(
         np.zeros(count, dtype=bool),
         np.zeros(count, dtype=bool),
         np.ones(count, dtype=bool),
+        frozenset(map(id, reader.parameters)),
         np.array([one.requires_grad for one in reader.parameters], dtype=bool),
         settings_of(optimizer, reader.parameters),
         sites=sites,

@@ -33,6 +33,7 @@ from steadygrad.taps.clips import Clips
 from steadygrad.taps.compiled import is_compiled
 from steadygrad.taps.constant import LossCall
 from steadygrad.taps.held import Held, guard_of, held, key_of
+from steadygrad.taps.leaves import leaves
 from steadygrad.taps.listener import Arguments
 from steadygrad.taps.losses import Losses
 from steadygrad.taps.models import broken_in
@@ -70,9 +71,10 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Who is told of what: a complete row, trouble, a jump of the norm, a fault of ours."""
+    """Who is asked for models, and told of rows, trouble, jumps of the norm, faults of ours."""
 
     find: Find
+    sight: Callable[[], Sequence[tuple[str, nn.Module]]]
     keep: Callable[[Row], None]
     trouble: Callable[[Trouble], None]
     jumped: Callable[[int, float], None]
@@ -83,9 +85,11 @@ class Told:
 class Circumstances:
     """What is known of a run besides its numbers.
 
-    `filters` says that a host leaves broken losses out of its log, `broken` that there was one;
-    `frozen` are parameters that want no gradient, `outside` those that get one and no optimizer's;
-    `hooks` are those of modules when they were first trained, `blind` why a metric is not read.
+    `filters` says that a host leaves broken losses out of its log, `broken` that there was one.
+    `loose` are parameters that a loss reaches and no model is known to hold, by id: whether some
+    module in sight does, and the shape. `frozen` are parameters that want no gradient, `outside`
+    those that get one and no optimizer's. `hooks` are those of modules when they were first
+    trained, `blind` says why a metric is not read.
     """
 
     compiled: bool = False
@@ -97,6 +101,7 @@ class Circumstances:
     parameters: int = 0
     frozen: dict[str, bool] = field(default_factory=dict)  # a set in order
     outside: dict[str, bool] = field(default_factory=dict)  # likewise
+    loose: dict[int, tuple[bool, list[int]]] = field(default_factory=dict)
     buffers: list[dict[str, Any]] = field(default_factory=list)  # broken ones, as facts
     blind: dict[str, str] = field(default_factory=dict)
 
@@ -219,7 +224,10 @@ class Watcher:
         self.clips.clip(max_norm)
         if not math.isinf(max_norm):
             self.clips.order.calls += 1
-            self.clips.order.after_step += self._comes_late()
+            late = self._comes_late()
+            empty = not any(one.total > 0 for one in self.clips.measured)
+            self.clips.order.after_step += late and not empty
+            self.clips.order.before_backward += late and empty
             self.clips.order.before_unscale += self.losses.scaled
             self.clips.order.line = (
                 self.clips.order.line if self.clips.order.line[1] else users_line()
@@ -324,6 +332,8 @@ class Watcher:
         gradients = one.gradients()
         present = one.present()
         whole = present is one.all
+        if one.steps == 1:
+            self._note_loose()
         now = Pending(one, self.step, present, skipped=skipped, whole=whole)
         self._pending[one.place] = now
         scaler = self._awaited[0] if self._awaited is not None else None
@@ -476,6 +486,17 @@ class Watcher:
         if now.norms is not None and now.held.on_host:
             now.held.nonzero |= now.present & (now.norms.numpy() != 0)
 
+    def _note_loose(self) -> None:
+        """Note parameters that the loss reaches and no known model holds: a graph is walked."""
+        loose = [
+            one
+            for one in leaves(root for root, _ in self.losses.roots)
+            if id(one) not in self._names.parameters and id(one) not in self.about.loose
+        ]
+        if loose:
+            seen = {id(p) for _, one in self._told.sight() for p in one.parameters()}
+            self.about.loose |= {id(p): (id(p) in seen, list(p.shape)) for p in loose}
+
     def _survey(self) -> None:
         """Note which parameters are frozen, and which get a gradient and are nobody's."""
         stepped = {id(p) for one in self.held.values() for p in one.parameters}
@@ -495,7 +516,8 @@ class Watcher:
     # --- Rounds and samples ----------------------------------------------------------------------
 
     def _open_round(self, one: Held) -> None:
-        if self.step >= 0 and one.place not in self._stepped:
+        gone = not one.steps and self._left_behind()
+        if self.step >= 0 and one.place not in self._stepped and not gone:
             self._stepped.add(one.place)
             return
         now = time.perf_counter()
@@ -508,6 +530,11 @@ class Watcher:
         self._last, self._own = now, 0.0
         self.step += 1
         self._stepped = {one.place}
+
+    def _left_behind(self) -> bool:
+        """Whether an optimizer that has stepped in this round is gone: another training begins."""
+        known = (*self.held.values(), *self.retired)
+        return any(one.place in self._stepped and one.optimizer() is None for one in known)
 
     def _arm(self) -> None:
         """Let the tap look at the outputs of the step to come, or not."""

@@ -60,7 +60,7 @@ def stale_gradient(record: Record, *, share: float = 0.1, steps: int = 5) -> Ite
     )
 
 
-@detector("G408", "useless-clip", needs=("clip_order",), explains=("G108",))
+@detector("G408", "useless-clip", needs=("clip_order",), explains=("G108", "G402"))
 def misplaced_clip(record: Record, *, share: float = 0.1, least: int = 2) -> Iterator[Finding]:
     """Clipping at a place where it does not do what it says.
 

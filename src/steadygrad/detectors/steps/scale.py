@@ -13,9 +13,7 @@ from steadygrad.core.record import Record
 Floats = NDArray[np.float64]
 
 
-@detector(
-    "G008", "loss-scale-collapse", needs=("scale", "skipped"), explains=("G003", "G004", "G411")
-)
+@detector("G008", "loss-scale-collapse", needs=("scale", "skipped"), explains=("G411",))
 def loss_scale_collapse(record: Record, *, halvings: int = 5, start: int = 50) -> Iterator[Finding]:
     """A loss scale that is halved again and again, because every step overflows.
 

@@ -174,6 +174,9 @@ def not_in_optimizer(record: Record) -> Iterator[Finding]:
 
     **Why it matters.** Gradients are computed and look healthy, and these weights never move.
 
+    Parameters that the loss reaches in the second step, and that no module in sight registers, are
+    a risk too; those of a module that nobody steps (a teacher, a loss network) are a note.
+
     **When it is wrong.** Training a part by omission works; `requires_grad_(False)` for the rest
     says so and saves its backward pass. A second loop may step them later.
 
@@ -183,6 +186,8 @@ def not_in_optimizer(record: Record) -> Iterator[Finding]:
     **References.** hyperIQA #32 and HVPNeT #5, found by hand by their users.
     """
     facts = record.facts["wiring"]
+    if facts["steps"] >= 2:
+        yield from _loose(facts)
     settings = record.facts.get("settings") or {}
     frozen = settings.get("frozen", ())
     outside = [n for n in facts["outside"] if not any(fnmatchcase(n, one) for one in frozen)]
@@ -209,6 +214,32 @@ def not_in_optimizer(record: Record) -> Iterator[Finding]:
         try_next=(Advice("rebuild-optimizer"),),
         magnitude=3.0,
     )
+
+
+def _loose(facts: Mapping[str, Any]) -> Iterator[Finding]:
+    """Tell of parameters that the loss reaches and neither a model nor an optimizer holds."""
+    hidden, elsewhere = facts.get("unregistered") or [], facts.get("elsewhere") or []
+    if hidden:
+        yield Finding(
+            Severity.risk,
+            f"the loss reaches {len(hidden)} parameters that no module registers and no optimizer "
+            f"holds, the first of shape {hidden[0]}: layers in a plain list are not parts of a "
+            "model.",
+            ("optimizer",),
+            {"parameters": float(len(hidden))},
+            confidence="likely",
+            try_next=(Advice("register-layers", "self.layers = nn.ModuleList(layers)"),),
+            magnitude=4.0,
+        )
+    if elsewhere:
+        yield Finding(
+            Severity.note,
+            f"the loss reaches {len(elsewhere)} parameters of other modules that no optimizer has "
+            "stepped so far: frozen on purpose, or forgotten.",
+            ("optimizer",),
+            {"parameters": float(len(elsewhere))},
+            confidence="possible",
+        )
 
 
 def _before_all_held(record: Record, where: Sequence[str], held: set[str], total: int) -> bool:
