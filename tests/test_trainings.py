@@ -43,8 +43,8 @@ def test_a_sick_training_is_found(training: Training, request: pytest.FixtureReq
     assert training.located(report), str(report)
 
 
-@pytest.mark.parametrize("training", TRAININGS, ids=lambda one: one.name)
-def test_its_twin_is_healthy(training: Training) -> None:
+@pytest.mark.parametrize("training", TRAININGS[::2], ids=lambda one: one.name)
+def test_its_twin_is_healthy(training: Training) -> None:  # the others: bench/trainings.py
     report = report_on(training.run_twin)
     assert report.worst is Severity.note, str(report)
     assert report.verdict == "healthy"

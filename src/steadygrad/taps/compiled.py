@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterable
+from types import FunctionType
 
 from torch import nn
 
@@ -16,13 +17,17 @@ def is_compiled(models: Iterable[nn.Module]) -> bool:
 
 
 def has_compiled() -> bool:
-    """Whether anything was compiled in this process, or is about to be when it is called."""
-    dynamo = sys.modules.get("torch._dynamo")
-    if dynamo is None:
+    """Whether there is a module or a function that torch compiles when it is called."""
+    if "torch._dynamo" not in sys.modules:
         return False
-    frames = vars(dynamo)["utils"].counters["frames"] if "utils" in vars(dynamo) else {}
-    return bool(frames) or any(_is_wrapper(one) for one in gc.get_objects())
+    return any(_is_wrapper(one) or _is_function(one) for one in gc.get_objects())
 
 
 def _is_wrapper(one: object) -> bool:
     return type(one).__name__ == "OptimizedModule" and isinstance(one, nn.Module)
+
+
+def _is_function(one: object) -> bool:
+    """Whether a function is what torch.compile returns; torch marks those it keeps out too."""
+    marks = vars(one) if type(one) is FunctionType else {}
+    return "_torchdynamo_orig_callable" in marks and "_torchdynamo_disable" not in marks
