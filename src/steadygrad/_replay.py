@@ -183,6 +183,7 @@ DISGUISES = (
     "contains infinity",
     "contains inf or NaN",
     "should be between 0 and 1",
+    "expects all elements of std >= 0.0",
     "underflow in dt",
     "invalid values",
     "cannot convert float NaN to integer",

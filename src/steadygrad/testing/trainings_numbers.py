@@ -335,7 +335,7 @@ def _gaussian(eps: float) -> nn.Module:
     def loss_of(step: int) -> Tensor:
         x = _observed(step)
         mean, spread = model(x).unbind(1)
-        policy = torch.distributions.Normal(mean, F.softplus(spread) + 0.1)
+        policy = torch.distributions.Normal(mean, F.softplus(spread) + 0.1, validate_args=True)
         action = policy.sample()
         reward = -(action - x[:, 0]).square()
         loss: Tensor = -(policy.log_prob(action) * (reward - reward.mean())).mean()
