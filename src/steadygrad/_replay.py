@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from steadygrad.core.finding import Advice, Finding, Severity
@@ -137,12 +137,12 @@ def _told(trouble: Trouble, cause: Cause) -> str:
 def first_cause(kept: Kept, optimizer: Optimizer, visible: Named, step: int) -> Cause:
     """Compute the loss of a step again, as it was, and name the op that broke it.
 
-    Model, optimizer, buffers, and generators are as they were afterwards. Nothing is trained.
+    A copy of the model runs, and nothing is trained; generators are as they were afterwards.
     """
     cause = Cause((), "no backward pass was heard")
     for heard in _passes(kept):
         try:
-            with _buffers_put_back(_buffers_in(kept, visible)), torch.enable_grad():
+            with torch.enable_grad():
                 cause = looked(assemble(heard, optimizer, visible), step)
         except CannotLook as error:
             cause = Cause((), str(error))
@@ -273,15 +273,6 @@ def _of_numbers(report: Report) -> Iterator[Finding]:
         breaks = one.code in NUMBERS or one.code.startswith("G6")
         if one.severity > Severity.note and (breaks or {*NUMBERS} & {*one.symptoms}):
             yield one
-
-
-def _buffers_in(kept: Kept, visible: Named) -> Iterator[Tensor]:
-    """Buffers of every model that may be run again."""
-    models = [one for _, one in visible if issubclass(type(one), nn.Module)]
-    latest = kept.tape.latest
-    if latest is not None and latest.module is not None:
-        models.append(latest.module)
-    return (buffer for model in models for buffer in model.buffers())
 
 
 @contextmanager

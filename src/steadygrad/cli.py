@@ -45,6 +45,20 @@ class Level(StrEnum):
     broken = "broken"
 
 
+FormOption = Annotated[Format, typer.Option("--format", help="How to write the report.")]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="Write the report to a file.", show_default=False),
+]
+FailOption = Annotated[Level, typer.Option(help="Lowest severity that exits with 1.")]
+ScriptArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[ARGUMENTS]...", help="The script's own arguments.", show_default=False
+    ),
+]
+
+
 def main() -> None:
     """Run the command line."""
     app(prog_name="steadygrad")
@@ -77,20 +91,10 @@ def check_command(  # noqa: PLR0913 - one argument for each option
             help="A training script, module:function, file.py:function, hf:NAME or timm:NAME.",
         ),
     ],
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[ARGUMENTS]...", help="The script's own arguments.", show_default=False
-        ),
-    ] = None,
-    form: Annotated[
-        Format, typer.Option("--format", help="How to write the report.")
-    ] = Format.text,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Write the report to a file.", show_default=False),
-    ] = None,
-    fail_on: Annotated[Level, typer.Option(help="Lowest severity that exits with 1.")] = Level.risk,
+    arguments: ScriptArguments = None,
+    form: FormOption = Format.text,
+    output: OutputOption = None,
+    fail_on: FailOption = Level.risk,
     described: Annotated[
         list[str] | None,
         typer.Option(
@@ -150,12 +154,7 @@ def run_command(  # noqa: PLR0913 - one argument for each option
     target: Annotated[
         str, typer.Argument(metavar="SCRIPT", help="A training script; with -m, a module.")
     ],
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[ARGUMENTS]...", help="The script's own arguments.", show_default=False
-        ),
-    ] = None,
+    arguments: ScriptArguments = None,
     module: Annotated[bool, typer.Option("-m", help="Run a module, as python -m does.")] = False,
     directory: Annotated[
         Path | None,
@@ -166,13 +165,8 @@ def run_command(  # noqa: PLR0913 - one argument for each option
     overhead: Annotated[
         float, typer.Option(help="Share of the time that samples may take.")
     ] = 0.01,
-    form: Annotated[
-        Format, typer.Option("--format", help="How to write the report.")
-    ] = Format.text,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Write the report to a file.", show_default=False),
-    ] = None,
+    form: FormOption = Format.text,
+    output: OutputOption = None,
     fail_on: Annotated[
         Level | None,
         typer.Option(help="Lowest severity that exits with 1 after a script that ended well."),
@@ -205,14 +199,9 @@ def report_command(
         Path | None,
         typer.Argument(help="A run directory; the newest below runs/ otherwise."),
     ] = None,
-    form: Annotated[
-        Format, typer.Option("--format", help="How to write the report.")
-    ] = Format.text,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Write the report to a file.", show_default=False),
-    ] = None,
-    fail_on: Annotated[Level, typer.Option(help="Lowest severity that exits with 1.")] = Level.risk,
+    form: FormOption = Format.text,
+    output: OutputOption = None,
+    fail_on: FailOption = Level.risk,
 ) -> None:
     """Say what was wrong with a run, from its directory; also while it is going on."""
 
@@ -241,19 +230,9 @@ def replay_command(
         str | None,
         typer.Argument(metavar="[SCRIPT]", help="The script of the run.", show_default=False),
     ] = None,
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[ARGUMENTS]...", help="The script's own arguments.", show_default=False
-        ),
-    ] = None,
-    form: Annotated[
-        Format, typer.Option("--format", help="How to write the report.")
-    ] = Format.text,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Write the report to a file.", show_default=False),
-    ] = None,
+    arguments: ScriptArguments = None,
+    form: FormOption = Format.text,
+    output: OutputOption = None,
 ) -> None:
     """Compute a step that went wrong once more, from what was kept of it, and name the first cause.
 

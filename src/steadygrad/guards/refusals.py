@@ -110,6 +110,11 @@ def attachment_of(policy: Policy) -> Guarding | None:
 
 def policies_of(optimizer: Optimizer) -> tuple[Policy, ...]:
     """The policies of the guard on an optimizer; none without one."""
-    hooks = vars(optimizer).get("_optimizer_step_pre_hooks", {})
-    owners = [getattr(hook, "__self__", None) for hook in hooks.values()]
+    owners = owners_of(optimizer)
     return next((one.policies for one in owners if isinstance(one, Guarding)), ())
+
+
+def owners_of(optimizer: Optimizer) -> list[object]:
+    """The objects whose methods are called before a step of an optimizer."""
+    hooks = vars(optimizer).get("_optimizer_step_pre_hooks", {})
+    return [getattr(hook, "__self__", None) for hook in hooks.values()]

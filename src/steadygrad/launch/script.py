@@ -17,7 +17,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from steadygrad.launch.main import main_of
 from steadygrad.probe.dynamo import optimizers_made_without
 from steadygrad.probe.garbage import watched
 from steadygrad.replay.assemble import Heard, assemble
@@ -122,10 +122,7 @@ def _before_the_step(session: Session, error: BaseException) -> BaseException:
 @contextmanager
 def as_main(path: str, arguments: Sequence[str]) -> Iterator[types.ModuleType]:
     """Make a `__main__` for a script, with its `sys.argv` and `sys.path[0]`, as Python does."""
-    module = types.ModuleType("__main__")
-    file = os.path.abspath(path)
-    module.__dict__.update(__file__=file, __cached__=None, __builtins__=__builtins__)
-    module.__loader__ = SourceFileLoader("__main__", file)
+    module = main_of(path)
     before = sys.modules["__main__"], sys.argv, list(sys.path)
     sys.modules["__main__"], sys.argv = module, [path, *arguments]
     sys.path[:1] = [str(Path(path).resolve().parent)]

@@ -7,14 +7,13 @@ import os
 import runpy
 import signal
 import sys
-import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
 from steadygrad.launch.excuse import show
+from steadygrad.launch.main import main_of
 from steadygrad.replay.captured import CannotLook
 
 STOPPED = 4  # exit code of a run that a guard has stopped
@@ -45,15 +44,12 @@ def script(path: str, arguments: Sequence[str]) -> tuple[Program, Mapping[str, A
     if not file.is_file():
         what = "the directory" if file.is_dir() else "nothing at"
         raise CannotLook(f"expected a training script, got {what} {path}")
-    module = types.ModuleType("__main__")
-    full = os.path.abspath(path)
-    module.__dict__.update(__file__=full, __cached__=None, __builtins__=__builtins__)
-    module.__loader__ = SourceFileLoader("__main__", full)
+    module = main_of(path)
     sys.modules["__main__"], sys.argv = module, [path, *arguments]
     sys.path[:1] = [str(file.resolve().parent)]
 
     def program() -> None:
-        code = compile(file.read_bytes(), full, "exec", dont_inherit=True)
+        code = compile(file.read_bytes(), module.__file__ or path, "exec", dont_inherit=True)
         exec(code, vars(module))
 
     return program, vars(module)

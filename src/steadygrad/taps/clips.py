@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from steadygrad.guards.norms import norms_of
-from steadygrad.taps.number import Number, number_of
+from steadygrad.guards.number import Number
+from steadygrad.taps.number import number_of
 
 EXACT = (torch.float32, torch.float64)  # of half precision torch's norms are half precision too
 PLAIN = (Tensor, torch.nn.Parameter)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steadygrad.guards.norms import local
+from steadygrad.taps.targets import entropy_of
 
 IGNORED = -100  # torch's own default
 
@@ -45,7 +46,6 @@ def constant_of(call: LossCall) -> dict[str, Any]:
     kept = target[target != call.ignored]
     if not kept.numel():
         return {}
-    counts = kept.unique(return_counts=True)[1].double()
-    entropy = float(torch.special.entr(counts / counts.sum()).sum())
+    entropy = entropy_of(kept)
     known = {"classes": call.classes, "labels_entropy": entropy, "count": kept.numel()}
     return {"loss": entropy, **known}

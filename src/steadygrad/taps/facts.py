@@ -74,7 +74,6 @@ def _wiring(known: Sequence[Held], about: Circumstances) -> Facts:
         "zero": [name for name, seen, _ in wants if seen and name not in some],
         "unregistered": [shape for in_sight, shape in loose if not in_sight],
         "elsewhere": [shape for in_sight, shape in loose if in_sight],
-        "expected_zero": [],
     }
 
 

@@ -18,6 +18,7 @@ from steadygrad.guards.attachment import Attachment
 from steadygrad.guards.names import names_of
 from steadygrad.guards.norms import Reader
 from steadygrad.guards.readers import reader_of
+from steadygrad.guards.refusals import owners_of
 from steadygrad.taps.catalogue import Catalogue, Names, Places
 from steadygrad.taps.jumps import Jumps
 from steadygrad.taps.stale import Staleness
@@ -62,9 +63,8 @@ class Held:
         """The gradient of each parameter, as it is."""
         return [one.grad for one in self.reader.parameters]
 
-    def present(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Which parameters have a gradient: `all` itself where every one has."""
-        grads = self.gradients()
+    def present(self, grads: Sequence[Tensor | None]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Which of the gradients are there: `all` itself where every one is."""
         if not any(grad is None for grad in grads):
             return self.all
         return np.array([grad is not None for grad in grads])
@@ -137,6 +137,4 @@ def _number(value: Any) -> float:
 
 def guard_of(optimizer: Optimizer) -> Attachment | None:
     """The guard at an optimizer, if there is one."""
-    hooks = vars(optimizer).get("_optimizer_step_pre_hooks", {})
-    owners = (getattr(hook, "__self__", None) for hook in hooks.values())
-    return next((one for one in owners if isinstance(one, Attachment)), None)
+    return next((one for one in owners_of(optimizer) if isinstance(one, Attachment)), None)

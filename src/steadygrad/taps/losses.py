@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from steadygrad.taps.number import Number, number_of
+from steadygrad.guards.number import Number
+from steadygrad.taps.number import number_of
 
 
 class Losses:

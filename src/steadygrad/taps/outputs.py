@@ -144,7 +144,7 @@ class Outputs:
     def _look(self, name: str, kind: str, output: Tensor | None) -> None:
         if output is None or name in self._seen or len(self._seen) >= MOST:
             return
-        if not is_signal(output) or output.numel() == 0 or not torch.is_tensor(output):
+        if not is_signal(output) or output.numel() == 0:
             return
         with torch._C.DisableTorchFunction():
             site = Site(name, "output", len(self._seen), kind, 0, tuple(output.shape[1:]))

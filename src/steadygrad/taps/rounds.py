@@ -21,8 +21,8 @@ from torch import Tensor
 from steadygrad.core.record import Role
 from steadygrad.core.steps import METRICS, OF_STEP, Array, Row
 from steadygrad.guards.mailbox import Mailbox
+from steadygrad.guards.number import Number
 from steadygrad.taps.catalogue import Places
-from steadygrad.taps.number import Number
 
 LARGEST = float(np.finfo(np.float32).max)
 SHARES = ("moved", "dead", "saturated")

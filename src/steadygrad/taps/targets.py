@@ -181,7 +181,8 @@ def _cost(noted: Sequence[Noted]) -> float:
     return COSTS[noted[0].name](together)
 
 
-def _of_labels(labels: Tensor) -> float:
+def entropy_of(labels: Tensor) -> float:
+    """What the best constant prediction of some labels costs, in nats."""
     counts = labels.unique(return_counts=True)[1].double()
     return float(torch.special.entr(counts / counts.sum()).sum())
 
@@ -200,7 +201,7 @@ def _of_distances(target: Tensor) -> float:
 
 
 COSTS: Mapping[str, Callable[[Tensor], float]] = {
-    **dict.fromkeys(CLASSES, _of_labels),
+    **dict.fromkeys(CLASSES, entropy_of),
     **dict.fromkeys(BINARY, _of_shares),
     "mse_loss": _of_squares,
     "l1_loss": _of_distances,

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from steadygrad.core.record import Role, Site
+from steadygrad.core.record import Site
 from steadygrad.core.steps import Row
 from steadygrad.guards.nesting import is_nested
-from steadygrad.guards.norms import Reader, local
-from steadygrad.guards.number import Truth
+from steadygrad.guards.norms import Reader
+from steadygrad.guards.number import Number, Truth
 from steadygrad.probe.trace import users_line
 from steadygrad.probe.wrappers import unwrapped
 from steadygrad.taps.catalogue import Catalogue, Names, names_in
@@ -37,14 +37,14 @@ from steadygrad.taps.leaves import leaves
 from steadygrad.taps.listener import Arguments
 from steadygrad.taps.losses import Losses
 from steadygrad.taps.models import broken_in
-from steadygrad.taps.number import Number, number_of
+from steadygrad.taps.number import number_of
 from steadygrad.taps.outputs import Outputs
 from steadygrad.taps.ranks import Ranks
 from steadygrad.taps.recorder import Recorder
 from steadygrad.taps.rounds import Reading, Rounds, Step
 from steadygrad.taps.schedule import Schedule
 from steadygrad.taps.targets import Targets
-from steadygrad.taps.weights import Sample, sample
+from steadygrad.taps.weights import Sample, sample, sizes_of
 
 LEARNING = 10  # steps after which it is known which parameters get gradients
 MANY_EVALUATIONS = ("LBFGS",)
@@ -56,8 +56,7 @@ Find = Callable[[Optimizer], Mapping[str, nn.Module]]
 class Trouble:
     """A step whose loss or gradient is not finite, before anything has come of it.
 
-    `names` are the parameters whose gradient is broken. `held` says that the parameters are still
-    those that the gradients were computed with.
+    `names` are the parameters whose gradient is broken, `scaled` says that the loss was scaled.
     """
 
     step: int
@@ -65,7 +64,6 @@ class Trouble:
     loss: float
     norm: float
     names: tuple[str, ...]
-    held: bool = True
     scaled: bool = False
 
 
@@ -158,14 +156,13 @@ class Watcher:
         self.retired: list[Held] = []  # of optimizers that are gone, or have other parameters now
         self._models: dict[str, weakref.ref[nn.Module]] = {}
         self.spent = 0.0  # seconds that were ours
-        self.skips: list[int] = []  # steps that a scaler skipped
         self.active, self.muted = True, False
         self.home = (os.getpid(), threading.get_ident())
         self.step = -1
         self._told, self._only = told, only
         self._names = Names({}, {}, {}, {})
         self._outputs: Outputs | None = None
-        self._rounds = Rounds(told.keep, self._count)
+        self._rounds = Rounds(told.keep, self.catalogue.count)
         self._stepped: set[int] = set()  # places of the optimizers that have, in this round
         self._since: set[int] = set()  # ids of those that have since the last backward pass
         self._plain_kinds: dict[type, bool] = {}
@@ -212,8 +209,9 @@ class Watcher:
         with torch.no_grad():
             for one in self.held.values():
                 if one.reader.groups:  # all ranks are here, as they clip together
-                    mine = [grad for grad in one.gradients() if grad is not None]
-                    self.clips.keep(mine, one.reader.norms(settle=False)[one.present()])
+                    every = one.gradients()
+                    mine = [grad for grad in every if grad is not None]
+                    self.clips.keep(mine, one.reader.norms(settle=False)[one.present(every)])
             if any(one.reader.groups for one in self.held.values()):
                 return None
             return self.clips.measure(gradients, scaled=self.losses.scaled)
@@ -223,15 +221,14 @@ class Watcher:
         """Note the threshold, and whether the clipping comes at the right time."""
         self.clips.clip(max_norm)
         if not math.isinf(max_norm):
-            self.clips.order.calls += 1
-            late = self._comes_late()
+            order, late = self.clips.order, self._comes_late()
             empty = not any(one.total > 0 for one in self.clips.measured)
-            self.clips.order.after_step += late and not empty
-            self.clips.order.before_backward += late and empty
-            self.clips.order.before_unscale += self.losses.scaled
-            self.clips.order.line = (
-                self.clips.order.line if self.clips.order.line[1] else users_line()
-            )
+            order.calls += 1
+            order.after_step += late and not empty
+            order.before_backward += late and empty
+            order.before_unscale += self.losses.scaled
+            if not order.line[1]:
+                order.line = users_line()
 
     def _comes_late(self) -> bool:
         """Whether all optimizers whose gradients are being clipped have stepped already."""
@@ -330,7 +327,7 @@ class Watcher:
         one = self._held(optimizer)
         self._open_round(one)
         gradients = one.gradients()
-        present = one.present()
+        present = one.present(gradients)
         whole = present is one.all
         if one.steps == 1:
             self._note_loose()
@@ -376,8 +373,7 @@ class Watcher:
             return
         if not self.about.broken:
             self.about.broken = True
-            weights = [torch.linalg.vector_norm(_real(p.detach())) for p in now.held.parameters]
-            now.extra.append(Reading("weight", now.held.places, torch.stack(weights).double()))
+            now.extra.append(Reading("weight", now.held.places, sizes_of(now.held.parameters)))
         broken = ~np.isfinite(now.norms.numpy()) & now.present
         names = tuple(s.name for s, bad in zip(now.held.sites, broken, strict=True) if bad)
         scaled = not isinstance(now.scale, float) or now.scale != 1.0
@@ -600,9 +596,6 @@ class Watcher:
             free = f"{name}{number}"
         return free
 
-    def _count(self, role: Role) -> int:
-        return self.catalogue.count(role)
-
     # --- The end ---------------------------------------------------------------------------------
 
     def fail(self, error: Exception) -> None:
@@ -642,11 +635,6 @@ def _norms(reader: Reader) -> Tensor:
     if norms.device.type == "cpu" and not bool(torch.isfinite(norms).all()):
         return reader.norms(double=True, settle=False)
     return norms
-
-
-def _real(parameter: Tensor) -> Tensor:
-    whole = local(parameter)
-    return torch.view_as_real(whole) if whole.is_complex() else whole.float()
 
 
 def _left_scale(optimizer: Optimizer) -> Number:

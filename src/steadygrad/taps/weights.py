@@ -53,6 +53,12 @@ def sample(parameters: Sequence[Tensor]) -> Sample:
 
 
 @torch.no_grad()
+def sizes_of(parameters: Sequence[Tensor]) -> Tensor:
+    """The norm of each parameter [parameters], float64, from all of its elements."""
+    return _stack([_norm(_local(one)) for one in parameters])
+
+
+@torch.no_grad()
 def size_of(parameters: Sequence[Tensor]) -> float:
     """The norm of the elements of all parameters that a sample would look at."""
     norms = [_norm(_some(_local(one))) for one in parameters]
