@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 import steadygrad as sg
+from steadygrad.taps.watcher import Watcher
 
 STEPS = 25
 
@@ -299,6 +300,24 @@ def _replaced() -> list[Any]:
         len(_global_optimizer_post_hooks),
         torch._C._len_torch_function_stack(),
     ]
+
+
+@pytest.mark.parametrize("part", ["_scalars", "_read_norms", "_survey"])
+def test_a_fault_of_ours_ends_the_watch_and_not_the_training(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare, before = _trained(TRAININGS["clipped"]), _replaced()
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(Watcher, part, fails)
+    with pytest.warns(RuntimeWarning, match="by a fault of ours: ZeroDivisionError") as said:
+        seen = _trained(TRAININGS["clipped"], sg.watch)
+
+    assert bare == seen
+    assert len(said) == 1
+    assert _replaced() == before
 
 
 def test_two_watches_end_in_any_order() -> None:

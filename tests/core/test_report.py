@@ -170,3 +170,21 @@ def test_a_detector_explains_codes_of_known_families_and_not_itself() -> None:
 def test_codes_and_names_are_unique() -> None:
     assert len({one.code for one in DETECTORS}) == len(DETECTORS)
     assert len({one.name for one in DETECTORS}) == len(DETECTORS)
+
+
+def test_a_detector_that_fails_is_blind_and_silences_nobody() -> None:
+    def fails(record: Record) -> Iterator[Finding]:
+        raise ZeroDivisionError("ours")
+        yield
+
+    def finds(record: Record) -> Iterator[Finding]:
+        yield Finding(Severity.risk, "it is ill")
+
+    detectors = (Detector("G1", "one", (), (), fails), Detector("G2", "two", (), (), finds))
+
+    report = diagnose(record_of([]), detectors)
+
+    assert [one.code for one in report.findings] == ["G2"]
+    assert [(one.code, one.why) for one in report.blind] == [
+        ("G1", "it failed: ZeroDivisionError: ours")
+    ]
