@@ -28,6 +28,7 @@ from steadygrad.replay.births import Births
 from steadygrad.replay.randomness import Generators, generators, same, torchs_generators
 
 SMALL = 1 << 20  # elements of buffers that are noted before a module call, against power iterations
+RECENT = 8  # modules whose last call is kept until the step is made
 LOOKED_INTO = 2  # levels of plain objects (distributions, batches) in which tensors are sought
 IN_PLACE = frozenset(
     f"__{name}__"
@@ -59,7 +60,7 @@ class Entry:
     which were changed in place and have to be cloned; `after` are entries that changed the
     arguments through a view; `line` is the script's file and line. `called` is the module
     that ran, also one without open parameters, which `module` leaves out. `lost` names a gradient
-    whose origin the tape did not see.
+    whose origin the tape did not see. What is not `settled` still lacks module and links.
     """
 
     order: int
@@ -77,6 +78,7 @@ class Entry:
     lost: str = ""
     line: tuple[str, int] = ("", 0)
     called: nn.Module | None = None
+    settled: bool = True
 
     def given(self) -> list[Tensor]:
         """Tensors among the arguments that may be replaced when the entry is run again."""
@@ -90,10 +92,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The tensor that is the `place`-th result of an entry."""
+    """The tensor that is the `place`-th result of an entry; `before` that was changed in place."""
 
     entry: Entry
     place: int
+    before: Made | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +111,10 @@ class Tape(TorchFunctionMode):
     """Note module calls and torch functions of this thread and process while active.
 
     `refuse`, once it is set, is called before every torch function: it ends a script that goes on
-    after its first step. `latest` is the last outermost call of a module with open parameters,
-    `births` the constants that broke. A tape that is not `thorough` is meant to run along with a
-    training: it looks at no values, and notes neither buffers nor the generators of Python and
-    NumPy. `spent` are the seconds that its notes have taken, `fault` is what ended them.
+    after its first step. `births` are the constants that broke. A tape that is not `thorough` is
+    meant to run along with a training: it looks at no values, notes neither buffers nor the
+    generators of Python and NumPy, and settles what hangs together only when somebody asks. `spent`
+    are the seconds that its notes have taken, `fault` is what ended them.
     """
 
     def __init__(self, *, thorough: bool = True) -> None:
@@ -120,9 +123,9 @@ class Tape(TorchFunctionMode):
         self.spent = 0.0
         self.fault: Exception | None = None
         self.refuse: Callable[[], None] | None = None
-        self.latest: Entry | None = None
-        self.running: Entry | None = None  # a module call that has begun, or has raised
         self.births = Births()
+        self._running: Entry | None = None
+        self._recent: dict[int, Entry] = {}  # last call of each module, by id, the newest last
         self._made = WeakTensorKeyDictionary()
         self._detached = WeakTensorKeyDictionary()
         self._changes = WeakTensorKeyDictionary()
@@ -133,11 +136,26 @@ class Tape(TorchFunctionMode):
 
     def forget(self) -> None:
         """Let go of the last module call; what tensors of the script hang on stays with them."""
-        self.latest = self.running = None
+        self._running = None
+        self._recent.clear()
+
+    @property
+    def latest(self) -> Entry | None:
+        """The last outermost call of a module with open parameters."""
+        ran = [self._settled(one) for one in reversed(self._recent.values())]
+        return next((one for one in ran if one.module is not None), None)
+
+    @property
+    def running(self) -> Entry | None:
+        """A call of such a module that has begun, or has raised."""
+        one = None if self._running is None else self._settled(self._running)
+        return one if one is not None and one.module is not None else None
 
     def made(self, tensor: Tensor) -> Made | None:
         """Where a tensor came from; None when the tape did not see it."""
         found: Made | None = self._made.get(tensor)
+        if found is not None:
+            self._settled(found.entry)
         return found
 
     def detached(self, tensor: Tensor) -> Detached | None:
@@ -221,12 +239,22 @@ class Tape(TorchFunctionMode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Entry | None:
-        root = unwrapped(module) if module is not None and _is_open(module) else None
-        if root is None and not _is_open_tree((args, kwargs)):
-            return None
-        entry = self._entry(run, root, args, kwargs)
-        entry.called = module
-        self.running = entry if root is not None else self.running
+        if module is None or self.thorough:
+            opened = module is not None and _is_open(module)
+            if not opened and not _is_open_tree((args, kwargs)):
+                return None
+        self._count += 1
+        given = _copied(args, kwargs)  # of the containers
+        entry = Entry(self._count, run, None, *given, self._generators(), _autocast())
+        entry.line, entry.called, entry.settled = users_line(), module, False
+        if module is not None:
+            self._running = entry
+        if self.thorough:
+            self._settled(entry)
+        if module is None and _is_in_place(run, kwargs):
+            self._settled(entry)
+            entry.changed = _target(args, kwargs)
+            self._prepare(entry)
         return entry
 
     def _ended(
@@ -239,28 +267,29 @@ class Tape(TorchFunctionMode):
     ) -> None:
         if entry is not None:
             self._keep(entry, entry.results(args, kwargs, out))
-            if entry.module is not None:
-                self.latest, self.running = entry, None
+            if entry.called is not None:
+                self._running = None
+                self._remember(entry, id(entry.called))
         elif self.thorough:
             self.births.note(run, (args, kwargs), out)
 
-    def _entry(
-        self,
-        run: Callable[..., Any],
-        module: nn.Module | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Entry:
-        self._count += 1
-        given = map_tensors((args, kwargs), lambda t: t)  # a copy of the containers
-        entry = Entry(self._count, run, module, given[0], given[1], self._generators(), _autocast())
-        entry.line = users_line()
-        self._link(entry)
-        if module is not None and self.thorough:
-            entry.buffers = _small_buffers(module)
-        elif module is None and _is_in_place(run, kwargs):
-            entry.changed = _target(args, kwargs)
-            self._prepare(entry)
+    def _remember(self, entry: Entry, module: int) -> None:
+        """Keep the last call of each module, of the newest few."""
+        self._recent.pop(module, None)
+        self._recent[module] = entry
+        if len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+
+    def _settled(self, entry: Entry) -> Entry:
+        """Find out what an entry is made of, unless that is known."""
+        if not entry.settled:
+            entry.settled = True
+            called = entry.called
+            if called is not None and _is_open(called):
+                entry.module = unwrapped(called)
+                if self.thorough:
+                    entry.buffers = _small_buffers(entry.module)
+            self._link(entry)
         return entry
 
     def _link(self, entry: Entry) -> None:
@@ -268,10 +297,13 @@ class Tape(TorchFunctionMode):
         replaceable: set[int] | None = None
         for tensor in reachable((entry.args, entry.kwargs)):
             if changed:
-                entry.after += self._changes.get(_base(tensor), [])
+                before = self._changes.get(_base(tensor), [])
+                entry.after += [one for one in before if one.order < entry.order]
             if tensor.grad_fn is None:
                 continue
             made = self.made(tensor)
+            while made is not None and made.entry.order > entry.order:
+                made = made.before
             if replaceable is None:
                 replaceable = {id(t) for t in tensors((entry.args, entry.kwargs))}
             if made is None:
@@ -291,7 +323,7 @@ class Tape(TorchFunctionMode):
     def _keep(self, entry: Entry, results: list[Tensor]) -> None:
         for place, tensor in enumerate(results):
             if tensor.grad_fn is not None:
-                self._made[tensor] = Made(entry, place)
+                self._made[tensor] = Made(entry, place, self._made.get(tensor))
             elif self.thorough and getattr(entry.run, "__name__", "") == "detach":
                 self._detached[tensor] = Detached(entry.line, _leaves(entry.args[0]))
         changed = entry.changed
@@ -382,6 +414,12 @@ def module_calls(tape: Tape) -> Iterator[None]:
         torch.vmap = torch.func.vmap = vmap
         nn.Module.__call__ = call  # type: ignore[method-assign] # as it was
         function.apply = apply  # type: ignore[method-assign] # as it was
+
+
+def _copied(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments whose containers, which a script may change, are copies."""
+    copied: tuple[tuple[Any, ...], dict[str, Any]] = map_tensors((args, kwargs), lambda t: t)
+    return copied
 
 
 def _bound(call: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
