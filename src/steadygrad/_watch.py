@@ -321,9 +321,9 @@ class Watch:
 
     def _cost(self) -> dict[str, float]:
         elapsed = self._watcher.elapsed - self._causes.seconds
-        own = self._watcher.spent + self._watcher.recorder.tape.spent
         steps = float(self._watcher.step + 1)
-        return {"seconds": elapsed, "overhead": own / max(elapsed, 1e-9), "steps": steps}
+        overhead = self._watcher.own / max(elapsed, 1e-9)
+        return {"seconds": elapsed, "overhead": overhead, "steps": steps}
 
 
 def ring_of(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:

@@ -52,6 +52,19 @@ def test_dear_samples_cost_no_more_than_their_share(share: float, cost: float) -
     assert 0.7 * share < cost * len(late) / (steps - 200) <= 1.05 * share
 
 
+def test_what_steady_readings_take_is_not_left_to_samples() -> None:
+    sampled = []
+    for steady in (0.0, 0.005, 0.02):
+        schedule, count = Schedule(0.01), 0
+        for step in range(4000):
+            due = schedule.due(step)
+            count += due
+            schedule.passed(step, 1.0 + steady + 0.5 * due, steady + 0.5 * due)
+        sampled.append(count)
+
+    assert sampled[0] > 1.7 * sampled[1] > 1.7 * sampled[2] > 0
+
+
 def test_a_burst_is_ten_steps() -> None:
     schedule = Schedule(0.01)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -51,10 +52,14 @@ class Order:
 
 @dataclass(slots=True)
 class Clips:
-    """What was clipped since the last step. `order` is of the whole run."""
+    """What was clipped since the last step. `order` and `seconds` are of the whole run.
+
+    The seconds are those of norms that torch would have computed, had they not been given to it.
+    """
 
     measured: list[Measured] = field(default_factory=list)
     order: Order = field(default_factory=Order)
+    seconds: float = 0.0
 
     def measure(self, gradients: Sequence[Tensor], *, scaled: bool) -> Tensor | None:
         """Return torch's own norm of gradients, and keep those that it is made of."""
@@ -63,8 +68,10 @@ class Clips:
                 kept = [one for one in gradients if one.layout is torch.strided]
                 self._keep(kept, norms_of(kept), None, scaled=scaled)
             return None
+        begin = time.perf_counter()
         norms = torch.stack(torch._foreach_norm(list(gradients), 2.0))  # as torch does, bit by bit
         total: Tensor = torch.linalg.vector_norm(norms, 2.0)
+        self.seconds += time.perf_counter() - begin
         self._keep(gradients, norms.double(), total, scaled=scaled)
         return total
 

@@ -33,11 +33,11 @@ class Losses:
         if self._used:
             self.total, self.backwards, self._used = 0.0, 0, False
         value: Number = 0.0
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction():
             for root, weight in zip(roots, weights, strict=True):
                 loss = self._unscaled(root)
                 self.scaled = loss is not root
-                value = value + _value(loss, weight)
+                value = value + _value(loss.detach(), weight)
                 self.roots.append((loss, weight))
         self.total = self.total + value
         self.backwards += 1
@@ -53,7 +53,6 @@ class Losses:
 
 
 def _value(loss: Tensor, weight: Tensor | None) -> Number:
-    loss = loss.detach()
     if weight is not None and loss.dim():
         loss = (loss * weight.detach()).sum()
     return number_of(loss if loss.dim() == 0 else loss.sum())

@@ -52,7 +52,7 @@ class Recorder:
         self.active = False
         self.restore: Callable[[], None] = self.sleep
         self.stopped = ""  # why nothing is noted any more
-        self._inside = 0
+        self.inside = 0
         self._paused = self._dozes = False
         self._called = False  # whether a module was noted since the last backward pass
         self._home = (os.getpid(), threading.get_ident())
@@ -60,7 +60,8 @@ class Recorder:
     def stop(self, why: str) -> None:
         """Note nothing from now on, let go of what was noted, and put torch back as it was."""
         self.stopped = self.stopped or why
-        self.tape, self.tap = Tape(thorough=False), None
+        spent, self.tape, self.tap = self.tape.spent, Tape(thorough=False), None
+        self.tape.spent = spent
         self.restore()
 
     def sleep(self) -> None:
@@ -70,7 +71,7 @@ class Recorder:
 
     def wake(self) -> None:
         """Put the tape back, unless something says that it is to sleep."""
-        if not (self.stopped or self._inside or self._dozes):
+        if not (self.stopped or self.inside or self._dozes):
             _rearrange(self.tape)
 
     def nap(self) -> bool:
@@ -82,7 +83,7 @@ class Recorder:
         if not self._paused:
             self._paused = True
             self._dozes = False
-            self._inside += 1
+            self.inside += 1
             self.sleep()
 
     def resume(self) -> None:
@@ -92,39 +93,39 @@ class Recorder:
         """
         if self._paused:
             self._paused = False
-            self._inside -= 1
+            self.inside -= 1
             self._dozes = self._called
             self.wake()
 
     @contextmanager
     def asleep(self) -> Iterator[None]:
         """Note nothing inside the block: a backward pass, what we ourselves compute."""
-        self._inside += 1
+        self.inside += 1
         self.sleep()
         try:
             yield
         finally:
-            self._inside -= 1
+            self.inside -= 1
             self.wake()
 
     def call(
         self, original: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any
     ) -> Any:
         """Run a module's `__call__`."""
-        if self._inside:
+        if self.inside:
             return self._shown(original, module, *args, **kwargs)
         if self._home != (os.getpid(), threading.get_ident()):
             return original(module, *args, **kwargs)
         grows = torch.is_grad_enabled() and not self.stopped
         self._dozes = self._dozes and not grows
-        self._inside += 1
+        self.inside += 1
         self.sleep()
         try:
             if not grows:
                 return original(module, *args, **kwargs)
             return self._noted(original, module, args, kwargs)
         finally:
-            self._inside -= 1
+            self.inside -= 1
             self.wake()
 
     def _noted(
@@ -135,7 +136,7 @@ class Recorder:
 
     def function(self, run: Callable[..., Any], args: Tree, kwargs: dict[str, Any]) -> Any:
         """Run a custom autograd function."""
-        if self._inside or self.stopped or not self.tape.listens():
+        if self.inside or self.stopped or not self.tape.listens():
             return run(*args, **kwargs)
         with self.asleep():
             return self.tape.note(run, None, args, kwargs)
@@ -175,7 +176,7 @@ def _calls_heard(recorder: Recorder) -> Iterator[None]:
     original, apply = vars(nn.Module)["__call__"], vars(torch.autograd.Function)["apply"]
 
     def heard(module: nn.Module, *args: Any, **kwargs: Any) -> Any:  # whatever it returns
-        if not recorder.active:
+        if not recorder.active or (recorder.inside and recorder.tap is None):
             return original(module, *args, **kwargs)
         return recorder.call(original, module, *args, **kwargs)
 

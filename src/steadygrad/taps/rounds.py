@@ -8,7 +8,6 @@ and come to their row when they have arrived.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -93,7 +92,7 @@ class Rounds:
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             numbers = [(r.metric, r.places, r.numbers.double().numpy()) for r in one.readings]
-            self._arrived(one, [math.nan if s is None else float(s) for s in one.scalars], numbers)
+            self._arrived(one, [0.0 if s is None else float(s) for s in one.scalars], numbers)
         self._deliver(wait=wait)
 
     def peek(self) -> Row | None:
@@ -112,7 +111,7 @@ class Rounds:
         for _, numbers in self._mailbox.arrived(wait=wait):
             one = self._posted.popleft()
             read = [place for place, scalar in enumerate(one.scalars) if scalar is not None]
-            scalars = np.full(len(one.scalars), np.nan)
+            scalars = np.zeros(len(one.scalars))
             scalars[read] = numbers[: len(read)]
             ends = np.cumsum([len(read), *(len(r.places) for r in one.readings)])[:-1]
             pieces = np.split(numbers, ends)[1:]
@@ -127,16 +126,19 @@ class Rounds:
             self._open = None
         if self._open is None:
             self._open = _Open(one.number, one.seconds)
-        place = np.array([one.place])
-        for name, given, number in zip(OF_STEP, one.scalars, scalars, strict=True):
+        place, whole = np.array([one.place]), recorded("loss", np.array(scalars))
+        for at, (name, given) in enumerate(zip(OF_STEP, one.scalars, strict=True)):
             if given is not None:
-                self._open.read.append((name, place, _single(number)))
+                self._open.read.append((name, place, whole[at : at + 1]))
         self._open.read += [(m, places, recorded(m, numbers)) for m, places, numbers in found]
 
     def _row(self, one: _Open) -> Row:
         read: dict[str, Array] = {}
         for metric, places, numbers in one.read:
             count = self._count(METRICS[metric])
+            if count == 1:
+                read[metric] = numbers
+                continue
             if metric not in read:
                 read[metric] = np.full(count, np.nan, dtype=np.float32)
             elif len(read[metric]) < count:  # a site was found in the middle of the row
@@ -144,18 +146,6 @@ class Rounds:
                 read[metric] = np.concatenate([read[metric], missing])
             read[metric][places] = numbers
         return Row(one.step, one.seconds, read)
-
-
-def _single(number: float) -> Array:
-    fits = -LARGEST <= number <= LARGEST
-    return np.array([number if fits else _clamped(number)], dtype=np.float32)
-
-
-def _clamped(number: float) -> float:
-    """A number that is beyond float32; what is broken is infinite."""
-    if math.isnan(number):
-        return math.inf
-    return number if math.isinf(number) else math.copysign(LARGEST, number)
 
 
 def recorded(metric: str, numbers: Wide) -> Array:

@@ -26,30 +26,30 @@ class Staleness:
     stale: int = 0
     line: tuple[str, int] = ("", 0)  # of the first backward pass that found some
     _left: list[Mark] = field(default_factory=list)
-    _suspected: bool = False
+    suspected: bool = False  # whether this pass has found gradients of the last step
     _first: bool = False
 
     def stepped(self) -> None:
         """A step was made: note what it leaves behind."""
         self.steps += 1
-        self.stale += self._suspected
-        self._suspected, self._first = False, True
+        self.stale += self.suspected
+        self.suspected, self._first = False, True
         self._left = self._marks()
 
     def backward_begins(self) -> None:
         """Ask whether what the last step left is still there, untouched."""
         now = self._marks()
         if self._first:
-            self._suspected = bool(self._left) and now == self._left
-            if self._suspected and not self.line[1]:
+            self.suspected = bool(self._left) and now == self._left
+            if self.suspected and not self.line[1]:
                 self.line = users_line()
             self._first = False
-        elif self._suspected and now != self._left:
-            self._suspected = False
+        elif self.suspected and now != self._left:
+            self.suspected = False
 
     def backward_ended(self) -> None:
         """Take the gradients as they are now for untouched."""
-        if self._suspected:
+        if self.suspected:
             self._left = self._marks()
 
     def _marks(self) -> list[Mark]:

@@ -170,13 +170,18 @@ class Watcher:
         self._awaited: tuple[torch.amp.GradScaler, Optimizer] | None = None
         self._begin = self._last = time.perf_counter()
         self._first = math.nan  # when the first backward pass began
-        self._own = 0.0  # seconds of the tap and the samples, of this step
+        self._own = 0.0  # seconds that were ours when the last round began
 
     @property
     def models(self) -> dict[str, nn.Module]:
         """The models that are being trained, as far as they are still there."""
         alive = {name: ref() for name, ref in self._models.items()}
         return {name: one for name, one in alive.items() if one is not None}
+
+    @property
+    def own(self) -> float:
+        """Seconds that were ours, but for what the user's own clipping needed anyway."""
+        return self.spent + self.recorder.tape.spent - self.clips.seconds
 
     # --- What is heard ---------------------------------------------------------------------------
 
@@ -196,7 +201,8 @@ class Watcher:
     def backward_ended(self) -> None:
         """Let the tape run again."""
         self.recorder.resume()
-        self._note_gradients()
+        if any(one.stale.suspected for one in self.held.values()):
+            self._note_gradients()
 
     @careful
     def _note_gradients(self) -> None:
@@ -338,9 +344,7 @@ class Watcher:
         if scaler is not None:
             now.scale = _scale_of(scaler)
         if self.schedule.due(self.step) and not skipped:
-            begin = time.perf_counter()
             now.sample = sample(one.parameters)
-            self._own += time.perf_counter() - begin
         if not read or guard_of(optimizer) is not None:
             return
         self._read_norms(now, gradients, _left_scale(optimizer))
@@ -456,11 +460,9 @@ class Watcher:
             mine = torch.from_numpy(now.present).to(now.norms.device)
             readings.append(Reading("grad", now.held.places[now.present], now.norms[mine]))
         if now.sample is not None:
-            begin = time.perf_counter()
             with torch.no_grad():
                 moves = now.sample.moves()
             readings += [Reading(m, now.held.places, numbers) for m, numbers in moves.items()]
-            self._own += time.perf_counter() - begin
         return [*readings, *now.extra, *self._of_outputs()]
 
     def _of_outputs(self) -> list[Reading]:
@@ -517,13 +519,13 @@ class Watcher:
             self._stepped.add(one.place)
             return
         now = time.perf_counter()
+        if self._outputs is not None:
+            self.spent += self._outputs.spent
+            self._outputs.spent = 0.0
+        own = self.own
         if self.step >= 0:
-            own = self._own + (self._outputs.spent if self._outputs is not None else 0.0)
-            self.schedule.passed(self.step, now - self._last, own)
-            if self._outputs is not None:
-                self.spent += self._outputs.spent
-                self._outputs.spent = 0.0
-        self._last, self._own = now, 0.0
+            self.schedule.passed(self.step, now - self._last, own - self._own)
+        self._last, self._own = now, own
         self.step += 1
         self._stepped = {one.place}
 
