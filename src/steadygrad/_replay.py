@@ -23,6 +23,12 @@ from steadygrad.replay.randomness import kept as kept_generators
 from steadygrad.replay.randomness import set_generators
 from steadygrad.replay.score import Term, reached
 from steadygrad.replay.tape import Tape
+from steadygrad.replay.variants import (
+    Guilty,
+    guilty_samples,
+    heals_in_float32,
+    heals_without_fused_attention,
+)
 from steadygrad.taps.watcher import Trouble
 
 NUMBERS = ("G001", "G002", "G003", "G004", "G005", "G006", "G007", "G009")
@@ -262,9 +268,55 @@ def looked(captured: Captured, step: int) -> Cause:
     if step > 0 and report.record.facts:  # its weights are no longer those of the start
         later = [one for one in DETECTORS if not one.code.startswith("G2")]
         report = diagnose(report.record, later)
-    found = tuple(replace(one, steps=(step, step)) for one in _of_numbers(report))
+    found = [replace(one, steps=(step, step)) for one in _of_numbers(report)]
     why = "" if found else captured.blind.get("loss", f"{AGAIN}, everything is finite")
-    return Cause(found, why, captured)
+    if found:
+        found[0] = _tried(found[0], captured)
+    return Cause(tuple(found), why, captured)
+
+
+VARIED = ("G002", "G003", "G004", "G007")
+"""Codes of which it is worth a few more runs to know what heals the step."""
+
+
+def _tried(found: Finding, captured: Captured) -> Finding:
+    """Compute the step with one thing changed at a time, and add to a finding what that tells."""
+    if found.code not in VARIED:
+        return found
+    with eager():
+        wide = heals_in_float32(captured)
+        attends = "attention" in str(found.evidence.get("op", ""))
+        plain = heals_without_fused_attention(captured) if attends and not wide else None
+        known = any(name.startswith("sample") for name in found.evidence)
+        guilty = None if known or wide else guilty_samples(captured)
+    return told_by_variants(found, wide, plain, guilty)
+
+
+def told_by_variants(
+    found: Finding, wide: bool | None, plain: bool | None, guilty: Guilty | None
+) -> Finding:
+    """A finding with what variants of the step have told: precision, kernel, samples."""
+    evidence, says = dict(found.evidence), found.says
+    out, advice = list(found.ruled_out), list(found.try_next)
+    if wide is not None:
+        evidence["in float32"] = "finite" if wide else "not finite"
+        says += "; in float32 the step is finite" if wide else ""
+        out += [] if wide else ["half precision: it breaks in float32 too"]
+    if plain:
+        evidence["math attention"] = "finite"
+        says += "; computed from its formula attention is finite: the fused kernel differs"
+        patch = "with sdpa_kernel(SDPBackend.MATH):  # of torch.nn.attention\n    ..."
+        advice.insert(0, Advice("math-attention", patch))
+    elif plain is not None:
+        out.append("the attention kernel: its formula breaks too")
+    if guilty is not None:
+        names = ", ".join(map(str, guilty.samples))
+        evidence["samples"] = names
+        which = f"sample {names}" if len(guilty.samples) == 1 else f"each of the samples {names}"
+        says += f"; {which} of {guilty.of} does it alone"
+    return replace(
+        found, says=says, evidence=evidence, ruled_out=tuple(out), try_next=tuple(advice)
+    )
 
 
 def _of_numbers(report: Report) -> Iterator[Finding]:

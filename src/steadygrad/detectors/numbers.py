@@ -275,8 +275,8 @@ def _broken_op(event: Fact, where: str) -> Finding:
         says = f"a row of {op} in {_place(event)} is masked throughout: softmax over nothing is NaN"
     elif _is_empty_mean(event):
         at = _index(event["index"])
-        says = f"{op} in {_place(event)} divides 0 by 0 at {at}, as the mean over a row whose mask "
-        says += "is all zero does"
+        says = f"{op} in {_place(event)} divides 0 by 0 at {at}, as does the mean over a row whose "
+        says += "mask is all zero, or a row of zeros over its norm"
     else:
         says = f"{op} in {_place(event)} makes {result} of {values or 'finite numbers'}"
         says += f" at {_index(event['index'])}" if event["index"] else ""

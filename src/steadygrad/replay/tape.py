@@ -416,7 +416,9 @@ def module_calls(tape: Tape) -> Iterator[None]:
         function.apply = apply  # type: ignore[method-assign] # as it was
 
 
-def _copied(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _copied(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments whose containers, which a script may change, are copies."""
     copied: tuple[tuple[Any, ...], dict[str, Any]] = map_tensors((args, kwargs), lambda t: t)
     return copied
