@@ -15,6 +15,7 @@ from bench.table import markdown, publish
 
 ROUNDS = 9
 Seconds = tuple[float, float]  # of CPU time, and by the clock on the wall
+LONG = 3  # rounds of the scripts that train for longer
 SCRIPT = """
 import torch
 model = torch.nn.Linear(4, 2)
@@ -24,22 +25,38 @@ for _ in range(3):
     model(torch.randn(8, 4)).square().mean().backward()
     optimizer.step()
 """
+TRAINING = """
+import sys
+from bench.watch import trainer
+step = trainer("MLP 20 x 256")[2]
+for _ in range(int(sys.argv[1])):
+    step()
+"""
 
 
 def run(rounds: int = ROUNDS) -> None:
     """Measure start-up times; write start.md."""
     with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "tiny.py"
+        script, training = Path(folder) / "tiny.py", Path(folder) / "training.py"
         script.write_text(SCRIPT)
+        training.write_text(TRAINING)
         seconds = _interleaved(_commands(str(script)), rounds)
+        seconds |= _interleaved(_trainings(str(training), folder, 10), rounds)
+        seconds |= _interleaved(_trainings(str(training), folder, 1000), LONG)
+    (cpu, wall), (base, plain) = seconds["run 1000"], seconds["python 1000"]
     text = (
         f"{rounds} interleaved rounds after one that does not count: seconds of CPU time (median), "
-        "and by the wall's clock (smallest: other programs only add to it)."
+        "and by the wall's clock (smallest: other programs only add to it). The 10 and 1000 steps "
+        "are those of an MLP 20 x 256 that clips, written to disk, the report at the end included; "
+        f"{LONG} rounds of the 1000."
     )
     rows = [
         _row("steadygrad --help over python -c pass", seconds, ("help", "pass"), "<= 0.3"),
         _row("steadygrad check tiny.py over import torch", seconds, ("check", "torch"), "<= 0.5"),
         _row("steadygrad check tiny.py over running it", seconds, ("check", "script")),
+        _row("steadygrad run, 10 steps, over python", seconds, ("run 10", "python 10"), "<= 0.5"),
+        ("steadygrad run, 1000 steps, as a multiple", cpu / base, wall / plain, "<= 1.02"),
+        _row("python, 1000 steps", seconds, ("python 1000",)),
         _row("python -c pass", seconds, ("pass",)),
         _row("python -c 'import torch'", seconds, ("torch",)),
     ]
@@ -55,6 +72,12 @@ def _commands(script: str) -> dict[str, list[str]]:
         "script": [python, script],
         "check": [python, "-m", "steadygrad", "check", script],
     }
+
+
+def _trainings(script: str, folder: str, steps: int) -> dict[str, list[str]]:
+    python = [sys.executable, script, str(steps)]
+    watched = [sys.executable, "-m", "steadygrad", "run", "--run", f"{folder}/run"]
+    return {f"python {steps}": python, f"run {steps}": [*watched, script, str(steps)]}
 
 
 def _interleaved(commands: dict[str, list[str]], rounds: int) -> dict[str, Seconds]:
@@ -80,7 +103,8 @@ def _typical(values: list[Seconds]) -> Seconds:
 
 def _with_bytecode() -> dict[str, str]:
     """Let Python keep what it compiled in the first round: pip compiles what it installs."""
-    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 def _row(
