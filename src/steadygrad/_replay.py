@@ -288,7 +288,9 @@ def _tried(found: Finding, captured: Captured) -> Finding:
         attends = "attention" in str(found.evidence.get("op", ""))
         plain = heals_without_fused_attention(captured) if attends and not wide else None
         known = any(name.startswith("sample") for name in found.evidence)
-        guilty = None if known or wide else guilty_samples(captured)
+        guilty = None
+        if not (known or wide):
+            guilty = guilty_samples(captured, backward=found.code == "G004")
     return told_by_variants(found, wide, plain, guilty)
 
 

@@ -11,7 +11,9 @@ from steadygrad.core.record import Record
 Fact = Mapping[str, Any]  # JSON-like, see core.record.Facts
 
 
-@detector("G305", "wrong-axis", needs=("losses",), explains=("G303", "G402", "G603"))
+@detector(
+    "G305", "wrong-axis", needs=("losses",), explains=("G303", "G402", "G411", "G412", "G603")
+)
 def wrong_axis(record: Record) -> Iterator[Finding]:
     """A softmax over the samples (or another axis), before a loss that has the classes elsewhere.
 

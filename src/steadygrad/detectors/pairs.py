@@ -9,7 +9,12 @@ from steadygrad.core.finding import Advice, Finding, Severity, detector
 from steadygrad.core.record import Record
 
 
-@detector("G607", "broadcast-loss", needs=("pairs",), explains=("G303", "G401", "G402", "G602"))
+@detector(
+    "G607",
+    "broadcast-loss",
+    needs=("pairs",),
+    explains=("G303", "G401", "G402", "G411", "G412", "G602"),
+)
 def broadcast_loss(record: Record) -> Iterator[Finding]:
     """A loss of n predictions [n, 1] and n targets [n] that compares each with all: n * n pairs.
 

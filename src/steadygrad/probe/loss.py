@@ -88,7 +88,7 @@ def _fact(trace: Trace, heard: Heard) -> dict[str, Any]:
         "labels_entropy": None,
     }
     if heard.name in CLASSES:
-        fact |= _classes(heard, given, target)
+        fact |= classes_of(heard, given, target)
         if fact["end"]["op"] == "relu" and isinstance(target, Tensor):
             fact["shut"] = _shut(given, target)
     if heard.name in BINARY and isinstance(target, Tensor):
@@ -182,7 +182,8 @@ def _width_of_softmax(node: Node) -> int:
     return int(result.shape[axis])
 
 
-def _classes(heard: Heard, given: Tensor, target: object) -> dict[str, Any]:
+def classes_of(heard: Heard, given: Tensor, target: object) -> dict[str, Any]:
+    """What a loss over classes was given: scores or probabilities, along which axis, and labels."""
     axis = 1 if given.dim() > 1 else 0
     classes = given.shape[axis]
     found: dict[str, Any] = {"classes": classes, "constant_loss": math.log(max(classes, 1))}

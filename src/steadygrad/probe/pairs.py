@@ -86,7 +86,7 @@ class Pairing:
         (weight,) = torch.autograd.grad(loss, [self.out], retain_graph=True, allow_unused=True)
         if weight is None or not bool(weight.any()):
             return False
-        axes = _crossed(tuple(self.prediction.shape), tuple(self.target.shape))
+        axes = crossed(tuple(self.prediction.shape), tuple(self.target.shape))
         return any(_even(weight, repeated) for repeated in axes)
 
 
@@ -98,7 +98,7 @@ def _even(weight: Tensor, axes: list[int], *, rounding: float = 1e-5) -> bool:
     return float((weight - first).abs().max()) <= rounding * float(weight.abs().max())
 
 
-def _crossed(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[list[int], list[int]]:
+def crossed(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[list[int], list[int]]:
     """Axes of the result along which only one, and only the other argument was repeated."""
     width = max(len(one), len(other))
     one, other = (1,) * (width - len(one)) + one, (1,) * (width - len(other)) + other
@@ -154,7 +154,7 @@ def _misfit(one: Tensor, other: Tensor) -> bool:
     """
     if one.dim() == other.dim() or one.numel() != other.numel():
         return False
-    mine, others = _crossed(tuple(one.shape), tuple(other.shape))
+    mine, others = crossed(tuple(one.shape), tuple(other.shape))
     return bool(mine and others)
 
 

@@ -46,16 +46,21 @@ def heals_without_fused_attention(captured: Captured) -> bool | None:
     return _is_finite(score, copy.deepcopy(captured.model), sdpa_kernel(SDPBackend.MATH))
 
 
-def guilty_samples(captured: Captured) -> Guilty | None:
-    """The samples that break the step alone, by bisection; None where no few of them do."""
+def guilty_samples(captured: Captured, *, backward: bool) -> Guilty | None:
+    """The samples that break the step alone, by bisection; None where no few of them do.
+
+    With `backward` a step is broken when its gradients are, else when its loss is.
+    """
     score = score_of(captured)
     size = 0 if score is None else _batch_size(score)
     if score is None or size < 2:
         return None
 
+    model = copy.deepcopy(captured.model)
+
     def breaks(start: int, end: int) -> bool:
         part = [_with(entry, _rows_of(entry, size, start, end)) for entry in score.entries]
-        return _is_finite(replace(score, entries=part), copy.deepcopy(captured.model)) is False
+        return _is_finite(replace(score, entries=part), model, backward=backward) is False
 
     found = _bisected(breaks, 0, size)
     return Guilty(tuple(found), size) if found and len(found) <= min(MOST, size // 2) else None
@@ -73,14 +78,18 @@ def _bisected(breaks: Callable[[int, int], bool], start: int, end: int) -> list[
 
 
 def _is_finite(
-    score: Score, model: nn.Module, within: AbstractContextManager[object] | None = None
+    score: Score,
+    model: nn.Module,
+    within: AbstractContextManager[object] | None = None,
+    *,
+    backward: bool = True,
 ) -> bool | None:
     """Whether loss and gradients are finite; None where the step cannot be computed like this."""
     try:
-        with within or nullcontext(), torch.enable_grad():
+        with within or nullcontext(), torch.set_grad_enabled(backward):
             loss = score.play(model)
-            if not bool(loss.isfinite().all()):
-                return False
+            if not (finite := bool(loss.isfinite().all())) or not backward:
+                return finite
             held = [one for one in model.parameters() if one.requires_grad]
             grads = torch.autograd.grad(loss, held, allow_unused=True) if loss.grad_fn else ()
     except Exception:  # a batch norm of one sample, an op that refuses a dtype: nothing is learnt

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steadygrad.probe.loss import through_views
 from steadygrad.probe.spy import BINARY, CLASSES, bound
-from steadygrad.replay.tape import Entry, Tape
+from steadygrad.replay.tape import Entry, Made, Tape
+from steadygrad.taps.compared import MODULES, Paired, Squashed, name_of, paired, squashed
 
 MOST = 32  # passes whose targets are kept: the first eight, then each power of two
 FIRST = 8
@@ -23,14 +24,6 @@ MOVED = 1.5  # ratio of the costs of early and late targets above which they mov
 SCALED = ("div", "__truediv__", "__itruediv__", "true_divide", "mul", "__mul__", "__rmul__", "mean")
 SUMS = ("add", "__add__", "__radd__", "__iadd__")
 DEEP = 16  # calls between a loss and the root
-MODULES: Mapping[type, str] = {
-    nn.CrossEntropyLoss: "cross_entropy",
-    nn.NLLLoss: "nll_loss",
-    nn.MSELoss: "mse_loss",
-    nn.L1Loss: "l1_loss",
-    nn.BCELoss: "binary_cross_entropy",
-    nn.BCEWithLogitsLoss: "binary_cross_entropy_with_logits",
-}
 SETTINGS = ("weight", "ignore_index", "reduction", "label_smoothing", "pos_weight")
 KNOWN = frozenset(MODULES.values())
 Facts = dict[str, Any]  # JSON-like, see core.record.Facts
@@ -49,6 +42,7 @@ class Noted:
     root: Tensor
     ignored: int  # the label that does not count
     alone: bool = True  # whether the root is nothing but a multiple of it
+    squashed: Squashed | None = None
 
 
 class Targets:
@@ -58,25 +52,33 @@ class Targets:
         self._noted: list[Noted] = []
         self._passes = 0
         self._lost = False
+        self._paired: Paired | None = None  # in the last pass that was looked at
         self._known: tuple[int, Facts] = (-1, {})  # of so many passes
 
     def note(self, tape: Tape, root: Tensor) -> None:
         """Look for the loss that a backward pass starts on."""
         self._passes += 1
         often = self._passes <= FIRST or self._passes & (self._passes - 1) == 0
-        if self._lost or not often or len(self._noted) >= MOST:
+        if not often or len(self._noted) >= MOST:
             return
-        found = _noted(tape, root)
+        made = tape.made(root)
+        self._paired = paired(made)
+        if self._lost:
+            return
+        found = _noted(made, root)
         if found is None or (self._noted and found.name != self._noted[0].name):
             self._lost, self._noted = True, []
         else:
-            self._noted.append(found)
+            self._noted.append(replace(found, squashed=None) if self._noted else found)
 
     def facts(self) -> Facts:
-        """The facts `constant` and `given`; to read new targets waits for the device."""
-        if self._known[0] != len(self._noted):
-            known = {"constant": self._constant(), "given": self._given()}
-            self._known = (len(self._noted), known)
+        """The facts `constant`, `given`, `losses`, `pairs`; new targets wait for the device."""
+        if self._known[0] != self._passes:
+            known: Facts = {"constant": self._constant(), "given": self._given()}
+            first = self._noted[0].squashed if self._noted else None
+            pairs = {} if self._paired is None else self._paired.fact()
+            known["losses"] = [] if first is None else [first.fact()]
+            self._known = (self._passes, {**known, "pairs": [pairs] if pairs else []})
         return self._known[1]
 
     def _given(self) -> Facts:
@@ -109,9 +111,8 @@ class Targets:
         return fact
 
 
-def _noted(tape: Tape, root: Tensor) -> Noted | None:
+def _noted(made: Made | None, root: Tensor) -> Noted | None:
     """Follow multiples and sums of a loss down to its call; None unless there is just one."""
-    made = tape.made(root)
     found = [] if made is None else _behind(made.entry, None, root.detach(), DEEP)
     return found[0] if len(found) == 1 else None
 
@@ -137,9 +138,8 @@ def _behind(entry: Entry, value: Tensor | None, root: Tensor, deep: int) -> list
 
 def _called(entry: Entry) -> tuple[str, dict[str, Any]] | None:
     """Name and arguments of the loss that an entry has called, as torch's function has them."""
-    name, kwargs = getattr(entry.run, "__name__", ""), entry.kwargs
+    name, kwargs = name_of(entry), entry.kwargs
     if entry.called is not None:
-        name = MODULES.get(type(entry.called), "")
         mine = {key: vars(entry.called).get(key) for key in SETTINGS}
         kwargs = {**kwargs, **{k: v for k, v in mine.items() if v is not None}}
     if name not in KNOWN:
@@ -159,16 +159,16 @@ def _understood(
         return None
     if not mean and arguments["reduction"] != "sum":
         return None
+    end = "" if given.grad_fn is None else through_views(given.grad_fn).name()
+    end = end.partition("Backward")[0].lower()
+    shares = squashed(name, given, target, end)
     target = target.detach().flatten()
     classes = int(given.shape[min(1, given.dim() - 1)])
     count = 1 if mean else target.numel()
     step = max(1, target.numel() // SIZE)
     kept = target[::step].clone()
     ignored = int(arguments.get("ignore_index", 0))
-    end = "" if given.grad_fn is None else through_views(given.grad_fn).name()
-    return Noted(
-        name, end.partition("Backward")[0].lower(), classes, kept, count, value, root, ignored
-    )
+    return Noted(name, end, classes, kept, count, value, root, ignored, squashed=shares)
 
 
 def _cost(noted: Sequence[Noted]) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from steadygrad.core.finding import Detector
+from steadygrad.detectors.axis import wrong_axis
 from steadygrad.detectors.clipping import constant_clip, useless_clip
+from steadygrad.detectors.pairs import broadcast_loss
 from steadygrad.detectors.steps import (
     activations,
     flow,
@@ -34,6 +36,8 @@ STEPS: tuple[Detector, ...] = (
     nonfinite.nonfinite_backward,
     scale.loss_scale_collapse,
     losses.blocked_output,
+    wrong_axis,
+    broadcast_loss,
     activations.dead_relu,
     activations.saturated_activation,
     logits.exploding_logits,
