@@ -15,9 +15,6 @@ from steadygrad.core.finding import Severity
 from steadygrad.core.report import Report
 from steadygrad.testing import HEALTHY_TRAININGS, TRAININGS, Training
 
-MISSED = {
-    "clip-by-value-before-unscale": "calls of clip_grad_value_ are not heard",
-}
 EVERYBODY = TRAININGS + HEALTHY_TRAININGS
 ALIKE = [one for one in EVERYBODY[::8] if not one.raises]
 
@@ -32,9 +29,7 @@ def report_on(run: Callable[[], object], *raised: type[Exception]) -> Report:
 
 
 @pytest.mark.parametrize("training", TRAININGS, ids=lambda one: one.name)
-def test_a_sick_training_is_found(training: Training, request: pytest.FixtureRequest) -> None:
-    if why := MISSED.get(training.name):
-        request.applymarker(pytest.mark.xfail(reason=why, strict=True))
+def test_a_sick_training_is_found(training: Training) -> None:
     report = report_on(training.run, *training.raises)
     assert training.found(report), str(report)
     assert training.named(report), str(report)

@@ -21,13 +21,17 @@ TINY = 1e-6  # what torch adds to the norm before it divides by it
 
 @dataclass(slots=True)
 class Measured:
-    """The norms of some gradients [gradients], before they were clipped to `max_norm`."""
+    """The norms of some gradients [gradients], before they were clipped to `max_norm`.
+
+    `after` is the norm of all that is left after clipping element by element.
+    """
 
     gradients: list[Tensor]
     norms: Tensor
     total: Number
     scaled: bool = False  # by the scale of a loss
     max_norm: float = math.inf
+    after: Number | None = None
 
     @property
     def factor(self) -> Number:
@@ -90,6 +94,12 @@ class Clips:
         """The gradients that were measured last are being clipped."""
         if self.measured:
             self.measured[-1].max_norm = max_norm
+
+    def cut(self, gradients: Sequence[Tensor]) -> None:
+        """The gradients that were measured last have been clipped element by element."""
+        plain = all(type(one) in PLAIN and one.layout is torch.strided for one in gradients)
+        if self.measured and plain and len(gradients) == len(self.measured[-1].gradients):
+            self.measured[-1].after = number_of(torch.linalg.vector_norm(norms_of(gradients)))
 
     def forget(self) -> None:
         """Let go of the gradients: they have been used, or are about to change."""

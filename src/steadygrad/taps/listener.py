@@ -35,6 +35,9 @@ class Listener(Protocol):
     def gradients_clipped(self, max_norm: float) -> None:
         """Gradients are being clipped to a norm."""
 
+    def values_clipped(self, gradients: Sequence[Tensor]) -> None:
+        """Every element of these was clipped; they were measured before."""
+
     def loss_scaled(self, loss: Tensor, scaled: Tensor) -> None:
         """A loss was multiplied for half precision."""
 
@@ -107,6 +110,8 @@ def _clipping(listener: Listener) -> Iterator[Patch]:
         if measure in vars(owner) and cut in vars(owner):  # not before torch 2.6
             yield Patch(owner, measure, partial(_measured, listener))
             yield Patch(owner, cut, partial(_clipped, listener))
+    for owner in (utils.clip_grad, utils):
+        yield Patch(owner, "clip_grad_value_", partial(_clipped_by_value, listener))
 
 
 def _measured(listener: Listener, total_norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -133,6 +138,17 @@ def _clipped(listener: Listener, clip: Callable[..., None]) -> Callable[..., Non
     ) -> None:
         listener.gradients_clipped(float(max_norm))
         clip(parameters, max_norm, total_norm, foreach)
+
+    return heard
+
+
+def _clipped_by_value(listener: Listener, clip: Callable[..., None]) -> Callable[..., None]:
+    def heard(parameters: Any, *args: Any, **kwargs: Any) -> None:
+        given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+        gradients = [one.grad for one in given if one.grad is not None]
+        listener.gradients_measured(gradients)
+        clip(given, *args, **kwargs)
+        listener.values_clipped(gradients)
 
     return heard
 

@@ -227,14 +227,24 @@ class Watcher:
         """Note the threshold, and whether the clipping comes at the right time."""
         self.clips.clip(max_norm)
         if not math.isinf(max_norm):
-            order, late = self.clips.order, self._comes_late()
-            empty = not any(one.total > 0 for one in self.clips.measured)
-            order.calls += 1
-            order.after_step += late and not empty
-            order.before_backward += late and empty
-            order.before_unscale += self.losses.scaled
-            if not order.line[1]:
-                order.line = users_line()
+            self._note_order()
+
+    @careful
+    def values_clipped(self, gradients: Sequence[Tensor]) -> None:
+        """Note what clipping element by element has left of the norm, and when it came."""
+        with torch.no_grad():
+            self.clips.cut(gradients)
+        self._note_order()
+
+    def _note_order(self) -> None:
+        order, late = self.clips.order, self._comes_late()
+        empty = not any(one.total > 0 for one in self.clips.measured)
+        order.calls += 1
+        order.after_step += late and not empty
+        order.before_backward += late and empty
+        order.before_unscale += self.losses.scaled
+        if not order.line[1]:
+            order.line = users_line()
 
     def _comes_late(self) -> bool:
         """Whether all optimizers whose gradients are being clipped have stepped already."""
@@ -368,7 +378,7 @@ class Watcher:
         if measured.scaled:
             now.norms, now.total = norms / now.scale, now.total / now.scale
             now.max_norm = now.max_norm / now.scale
-        now.after = now.total * measured.factor
+        now.after = now.total * measured.factor if measured.after is None else measured.after
 
     def _ask(self, now: Pending, optimizer: Optimizer) -> None:
         """Tell of a loss or a gradient that is not finite, while it can still be looked into."""
