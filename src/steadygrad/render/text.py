@@ -22,6 +22,7 @@ from steadygrad.render.words import ASCII, UNICODE, Glyphs, clean, cut, evidence
 NARROW = 56  # cells below which labels stand above what they name
 MEASURE = 100  # cells of a line of words at most: longer ones are hard to follow
 LABEL = 12  # cells of the column of labels
+MANY = 8  # blind checks of one reason that are still told by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +239,10 @@ def _profile(report: Report, page: Page) -> Iterable[Text]:
 def _unseen(report: Report, page: Page) -> Iterable[Text]:
     ranked = sorted(report.blind, key=attrgetter("why", "code"))
     for why, group in groupby(ranked, key=attrgetter("why")):
-        names = ", ".join(f"{one.code} {one.name}" for one in group)
+        same = list(group)
+        names = ", ".join(f"{one.code} {one.name}" for one in same)
+        if len(same) > MANY:
+            names = f"{'all ' if same == ranked and not report.clear else ''}{len(same)} checks"
         first, *rest = page.wrapped(page.clean(f"not seen ({why}): {names}"), 2)
         yield Text(f"? {first}", "dim")
         yield from _indented(rest, 2, "dim")

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steadygrad.core.steps import OF_OUTPUT, Row
 from steadygrad.taps.constant import constant_of
 from steadygrad.taps.held import Held
-from steadygrad.taps.watcher import Circumstances, Watcher, hooks_in
+from steadygrad.taps.watcher import LEARNING, Circumstances, Watcher, hooks_in
 
 OF_SOME = ("dead", "saturated", "logit")  # outputs of relus, of tanh and sigmoid, of attention
 Facts = dict[str, Any]  # JSON-like, see core.record.Facts
@@ -27,6 +28,7 @@ def facts_of(watcher: Watcher, rows: Sequence[Row]) -> Facts:
         "optimizers": [_settings(one) for one in known],
         "wiring": {
             **_wiring(known, watcher.about),
+            "zero": _zero(known, rows),
             "steps": steps,
             "unmoved": _unmoved(known, rows),
         },
@@ -62,16 +64,14 @@ def _wiring(known: Sequence[Held], about: Circumstances) -> Facts:
     """Parameters by what keeps them from being trained: four sets that have nothing in common."""
     mine = {site.name for one in known for site in one.sites}
     wants = [row for one in known for row in _presence(one)]
-    came = {name for name, seen, _ in wants if seen}
-    some = {name for name, _, nonzero in wants if nonzero}
+    came = {name for name, seen in wants if seen}
     stepped = {place for one in known for place in one.ids}
     loose = [row for place, row in about.loose.items() if place not in stepped]
     return {
         "model_parameters": about.parameters,
         "frozen": list(about.frozen),
         "outside": [name for name in about.outside if name not in mine],
-        "no_gradient": [name for name, _, _ in wants if name not in came],
-        "zero": [name for name, seen, _ in wants if seen and name not in some],
+        "no_gradient": [name for name, _ in wants if name not in came],
         "unregistered": [shape for in_sight, shape in loose if not in_sight],
         "elsewhere": [shape for in_sight, shape in loose if in_sight],
     }
@@ -79,23 +79,40 @@ def _wiring(known: Sequence[Held], about: Circumstances) -> Facts:
 
 def _unmoved(known: Sequence[Held], rows: Sequence[Row]) -> list[str]:
     """Parameters with a gradient of which no element has changed in any sampled step."""
-    sampled = [row.read["moved"] for row in rows if "moved" in row.read]
-    width = max((len(one) for one in sampled), default=0)
-    most = np.full(width, np.nan, dtype=np.float32)
-    for one in sampled:
-        most[: len(one)] = np.fmax(most[: len(one)], one)
+    most = _most(rows, "moved")
+    return [name for one in known for name, place, _ in _placed(one, most) if most[place] == 0]
+
+
+def _zero(known: Sequence[Held], rows: Sequence[Row]) -> list[str]:
+    """Parameters whose gradient was exactly zero in the first steps and in every sampled one."""
+    most = _most([*rows[:LEARNING], *(row for row in rows if "moved" in row.read)], "grad")
     return [
-        site.name
+        name
         for one in known
-        for site, place in zip(one.sites, one.places, strict=True)
-        if place < width and most[place] == 0
+        for name, place, wants in _placed(one, most)
+        if wants and most[place] == 0
     ]
 
 
-def _presence(one: Held) -> list[tuple[str, bool, bool]]:
-    """Of parameters that want a gradient: name, whether one came, whether one was not zero."""
-    rows = zip(one.sites, one.wants, one.seen, one.nonzero, strict=True)
-    return [(site.name, bool(seen), bool(some)) for site, wants, seen, some in rows if wants]
+def _most(rows: Sequence[Row], metric: str) -> NDArray[np.float32]:
+    """The largest reading at each site [sites]; NaN where there was none."""
+    read = [row.read[metric] for row in rows if metric in row.read]
+    most = np.full(max((len(one) for one in read), default=0), np.nan, dtype=np.float32)
+    for one in read:
+        most[: len(one)] = np.fmax(most[: len(one)], one)
+    return most
+
+
+def _placed(one: Held, read: NDArray[np.float32]) -> list[tuple[str, int, bool]]:
+    """Of parameters that were read: name, place, and whether a gradient is wanted."""
+    rows = zip(one.sites, one.places, one.wants, strict=True)
+    return [(site.name, int(place), bool(w)) for site, place, w in rows if place < len(read)]
+
+
+def _presence(one: Held) -> list[tuple[str, bool]]:
+    """Of parameters that want a gradient: the name, and whether one came."""
+    rows = zip(one.sites, one.wants, one.seen, strict=True)
+    return [(site.name, bool(seen)) for site, wants, seen in rows if wants]
 
 
 def _order(watcher: Watcher) -> Facts:

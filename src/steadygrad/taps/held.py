@@ -28,8 +28,7 @@ from steadygrad.taps.stale import Staleness
 class Held:
     """An optimizer as it is now; another one is made when its groups change.
 
-    `seen` [parameters] says which have had a gradient in some step, `nonzero` which one that was
-    not zero.
+    `seen` [parameters] says which have had a gradient in some step.
     """
 
     optimizer: weakref.ref[Optimizer]
@@ -40,7 +39,6 @@ class Held:
     stale: Staleness
     on_host: bool
     seen: np.ndarray[tuple[int], np.dtype[np.bool_]]
-    nonzero: np.ndarray[tuple[int], np.dtype[np.bool_]]
     all: np.ndarray[tuple[int], np.dtype[np.bool_]]
     ids: frozenset[int]  # of the parameters
     wants: np.ndarray[tuple[int], np.dtype[np.bool_]]  # a gradient
@@ -94,7 +92,6 @@ def held(
         key_of(optimizer),
         Staleness(reader.parameters),
         all(one.device.type == "cpu" for one in reader.parameters),
-        np.zeros(count, dtype=bool),
         np.zeros(count, dtype=bool),
         np.ones(count, dtype=bool),
         frozenset(map(id, reader.parameters)),

@@ -491,8 +491,6 @@ class Watcher:
     def _note_presence(self, now: Pending) -> None:
         self._survey()
         now.held.seen |= now.present
-        if now.norms is not None and now.held.on_host:
-            now.held.nonzero |= now.present & (now.norms.numpy() != 0)
 
     def _note_loose(self) -> None:
         """Note parameters that the loss reaches and no known model holds: a graph is walked."""
