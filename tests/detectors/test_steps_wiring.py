@@ -65,10 +65,9 @@ def test_a_last_layer_without_a_gradient_is_unused(training: Training) -> None:
     assert severities(found(training, no_gradient, no_gradient=ALL[-2:])) == [Severity.note]
 
 
-def test_what_is_declared_or_zero_by_structure_is_left_out(training: Training) -> None:
-    settings = {"facts": {"settings": {"frozen": ["layers.0.*"], "expect_zero": []}}}
-    assert not found(training, no_gradient, settings, no_gradient=ALL[:2])
-    assert not found(training, no_gradient, zero=ALL[:1], expected_zero=ALL[:1])
+def test_what_is_frozen_is_left_out(training: Training) -> None:
+    assert not found(training, no_gradient, no_gradient=ALL[:2], frozen=ALL[:2])
+    assert not found(training, no_gradient, zero=ALL[:1], frozen=ALL[:1])
 
 
 def test_zero_gradients_are_ill_where_the_loss_stands(
@@ -103,8 +102,6 @@ def test_a_layer_left_out_behind_stepped_ones_is_a_risk(training: Training) -> N
 def test_a_trunk_left_out_is_a_note(training: Training) -> None:
     trunk = [f"trunk.{i}.weight" for i in range(6)]
     assert severities(found(training, not_in_optimizer, outside=trunk)) == [Severity.note]
-    declared = {"facts": {"settings": {"frozen": ["trunk.*"]}}}
-    assert not found(training, not_in_optimizer, declared, outside=trunk)
 
 
 # --- Calls in the wrong order ---------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -30,16 +29,16 @@ def no_gradient(record: Record, *, long: int = 20) -> Iterator[Finding]:
     fell, or is zero as well), and a risk when a weight
     matrix has none in `long` = 20 steps (chosen by us) and the loss does not fall. *Unmoved*: there
     was a gradient, and no element changed in any sampled step, which is a risk when it is so for
-    all weights while the lr is not zero. What is zero by structure (an attention's key bias, a bias
-    before a norm, LoRA's B) and what you declared frozen or zero is left out. *Frozen* parameters
-    are frozen on purpose, unless all are.
+    all weights while the lr is not zero. Biases, whose gradient is zero by structure before a norm
+    or at an attention's keys, are left out of it. *Frozen* parameters are frozen on purpose, unless
+    all are.
 
     **Why it matters.** These weights stay as they were drawn. The loss falls a little all the same,
     because other layers learn.
 
     **When it is wrong.** A trunk under `no_grad` on purpose, whose parameters the optimizer was
-    given: declare it frozen. Losses that are multiplied by zero give gradients of zero; a part
-    whose turn has not come yet looks unused.
+    given: set `requires_grad_(False)`. Losses that are multiplied by zero give gradients of zero; a
+    part whose turn has not come yet looks unused.
 
     **What to try.** Remove the detach; keep layers in `nn.ModuleList`; with gradient checkpointing
     `use_reentrant=False`; `requires_grad_(False)` for what is not to be trained.
@@ -54,9 +53,9 @@ def no_gradient(record: Record, *, long: int = 20) -> Iterator[Finding]:
     if not held or {*held} <= {*facts["frozen"]}:
         yield from _all_frozen(facts)
         return
-    yield from _never(record, _asked(record, facts["no_gradient"]), held)
+    yield from _never(record, _asked(facts, facts["no_gradient"]), held)
     if facts["steps"] >= long:
-        yield from _zero(record, _asked(record, facts["zero"]), held)
+        yield from _zero(record, _asked(facts, facts["zero"]), held)
         yield from _unmoved(record, facts["unmoved"], held)
 
 
@@ -66,13 +65,10 @@ def _all_frozen(facts: Wiring) -> Iterator[Finding]:
         yield Finding(Severity.broken, says, ("optimizer",), magnitude=10.0)
 
 
-def _asked(record: Record, names: Sequence[str]) -> list[str]:
-    """Leave out what is zero by structure, and what the user declared."""
-    facts, settings = record.facts["wiring"], record.facts.get("settings") or {}
-    patterns = [*settings.get("frozen", ()), *settings.get("expect_zero", ())]
-    expected = {*facts.get("expected_zero", ()), *facts.get("frozen", ())}
-    declared = {name for name in names for one in patterns if fnmatchcase(name, one)}
-    return [name for name in names if name not in expected | declared]
+def _asked(facts: Wiring, names: Sequence[str]) -> list[str]:
+    """Leave out what asks for no gradient."""
+    frozen = {*facts.get("frozen", ())}
+    return [name for name in names if name not in frozen]
 
 
 def _never(record: Record, names: Sequence[str], held: Sequence[str]) -> Iterator[Finding]:
@@ -188,9 +184,7 @@ def not_in_optimizer(record: Record) -> Iterator[Finding]:
     facts = record.facts["wiring"]
     if facts["steps"] >= 2:
         yield from _loose(facts)
-    settings = record.facts.get("settings") or {}
-    frozen = settings.get("frozen", ())
-    outside = [n for n in facts["outside"] if not any(fnmatchcase(n, one) for one in frozen)]
+    outside = facts["outside"]
     if facts["steps"] < 2 or not outside:
         return
     where = tuple(dict.fromkeys(owner(name) for name in outside))
