@@ -34,8 +34,8 @@ def listed(names: Iterable[str]) -> str:
     inside = ", ".join(repr(name) for name in names)
     if len(inside) < 70:
         return f"[{inside}]"
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return "[\n" + textwrap.indent(textwrap.fill(inside, 90, **options), "    ") + "\n]"
+    lines = textwrap.fill(inside, 90, break_long_words=False, break_on_hyphens=False)
+    return "[\n" + textwrap.indent(lines, "    ") + "\n]"
 
 
 def rounded(value: float, digits: int = 4) -> float:

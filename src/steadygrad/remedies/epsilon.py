@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-
 from steadygrad.remedies._layers import NORMS
 from steadygrad.remedies._patch import carry_out, listed
 from steadygrad.remedies.remedy import Change, Scene, Unfit, remedy

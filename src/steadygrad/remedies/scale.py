@@ -54,13 +54,13 @@ def standardise(scene: Scene) -> Change:
 
 @remedy("standardise-target", "data", cures=("G602", "G401"), size=2)
 def standardise_target(scene: Scene) -> Change:
-    """Subtract the mean of a regression's targets and divide by their deviation, from the first batch.
+    """Subtract the mean of a regression's targets and divide by their deviation, once and for all.
 
-    F.mse_loss and F.l1_loss are given the standardised target. Their losses are then in another
-    unit, the deviation or its square.
+    Both are those of the first batch. F.mse_loss and F.l1_loss are given the standardised target;
+    the unit of their losses is then the deviation, or its square.
 
-    **When it fails.** Several losses with targets of different units get one scale. Predictions have
-    to be taken back: y = prediction * deviation + mean.
+    **When it fails.** Several losses with targets of different units get one scale. Predictions
+    have to be taken back: y = prediction * deviation + mean.
 
     **Reference.** Bishop 1995 (Neural Networks for Pattern Recognition), section 8.2.
     """

@@ -23,8 +23,8 @@ def with_logits(scene: Scene) -> Change:
     **When it fails.** Something other than a view stands between the sigmoid and the loss, as a
     clamp. The model's output stays a probability here; whoever reads it has to know.
 
-    **Reference.** The formula is that of torch's BCEWithLogitsLoss: the log of a sum of exponentials
-    (Blanchard 2021, section 2).
+    **Reference.** The formula is that of torch's BCEWithLogitsLoss: the log of a sum of
+    exponentials (Blanchard 2021, section 2).
     """
     kept = Remembered()
 
