@@ -58,7 +58,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(10, 8)
         layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.encoder = nn.TransformerEncoder(layer, 1)
         self.head = nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ CASES: dict[str, Make] = {
     "tanh": mlp(nn.Tanh),
     "gelu": mlp(nn.GELU),
     "residual": lambda: classes(Residual(), torch.randn(6, 1, 5, 5)),
-    "encoder": lambda: classes(Encoder(), torch.randint(10, (6, 5))),
+    "encoder": lambda: classes(Encoder(), torch.randint(10, (6, 3))),
     "attention": lambda: case(
         Attention(), torch.randn(6, 5, 8), 5 + 3 * torch.randn(6), F.mse_loss
     ),
@@ -112,6 +112,9 @@ CASES: dict[str, Make] = {
     ),
     "probabilities": probabilities,
 }
+FEW = ("relu", "encoder", "probabilities")
+"""Networks for remedies that do not look at the network."""
+
 ELSEWHERE = {
     "rebuild-optimizer",
     "register",
@@ -124,7 +127,8 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("remedy", REMEDIES, ids=lambda one: one.name)
 def test_a_remedy_keeps_the_contract_and_fits_some_network(remedy: Remedy) -> None:
-    changes = {name: check_remedy(remedy, make) for name, make in CASES.items()}
+    names = FEW if remedy.kind in ("optimizer", "step", "guard") else tuple(CASES)
+    changes = {name: check_remedy(remedy, CASES[name]) for name in names}
     assert any(changes.values()) or remedy.name in ELSEWHERE
 
 

@@ -226,9 +226,9 @@ class Spy:
             return None
         part.shape, part.output = tuple(output.shape), output
         replaced = self._watch(part) if self._watch is not None else None
-        output = output if replaced is None else replaced
-        if output.grad_fn is not None:
-            self._made[output.grad_fn] = part
+        part.output = output if replaced is None else replaced
+        if part.output.grad_fn is not None:
+            self._made[part.output.grad_fn] = part
         return replaced
 
     def _nearest(self, tensor: Tensor) -> dict[Part, bool]:
