@@ -99,8 +99,7 @@ def test_gates_of_a_recurrent_cell_stay() -> None:
     class Cell(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.lstm, self.head = nn.LSTMCell(4, 4), nn.Sequential(nn.ReLU(), nn.Linear(4, 2))
-            self.mix = nn.Linear(8, 16)
+            self.mix, self.head = nn.Linear(8, 16), nn.Sequential(nn.ReLU(), nn.Linear(4, 2))
 
         def forward(self, x: Tensor) -> Tensor:
             h, c = x, torch.zeros_like(x)
@@ -111,13 +110,10 @@ def test_gates_of_a_recurrent_cell_stay() -> None:
             out: Tensor = self.head(h)
             return out
 
-    change = None
     model = Cell()
-    with pytest.raises(Unfit):  # the ReLU is fed by no layer but through a gate
-        change = gelu.apply(scene(model, torch.randn(2, 4)))
-        assert not change.functions
-        raise Unfit("Only the ReLU was swapped.")
-    assert isinstance(model.head[0], (nn.ReLU, nn.GELU))
+    change = gelu.apply(scene(model, torch.randn(2, 4)))
+    assert not change.functions
+    assert isinstance(model.head[0], nn.GELU)
 
 
 def test_transformer_layers_are_swapped_where_they_keep_a_function() -> None:

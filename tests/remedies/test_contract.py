@@ -39,7 +39,7 @@ class Residual(nn.Module):
         self.stem = nn.Conv2d(1, 4, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.ModuleList([nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)])
-            for _ in range(2)
+            for _ in range(1)
         )
         self.wide = nn.Conv2d(4, 8, 3, padding=1, groups=2)
         self.norm = nn.BatchNorm2d(8)
@@ -102,7 +102,7 @@ CASES: dict[str, Make] = {
     "relu": mlp(nn.ReLU),
     "tanh": mlp(nn.Tanh),
     "gelu": mlp(nn.GELU),
-    "residual": lambda: classes(Residual(), torch.randn(6, 1, 5, 5)),
+    "residual": lambda: classes(Residual(), torch.randn(4, 1, 4, 4)),
     "encoder": lambda: classes(Encoder(), torch.randint(10, (6, 3))),
     "attention": lambda: case(
         Attention(), torch.randn(6, 5, 8), 5 + 3 * torch.randn(6), F.mse_loss

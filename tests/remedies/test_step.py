@@ -175,7 +175,7 @@ def test_guards_clip_as_torch_does_and_refuse_what_cannot_be_guarded() -> None:
         guard.apply(Scene(mine, optimizer))
 
 
-# --- Epsilons --------------------------------------------------------------------------------------
+# --- Epsilons -------------------------------------------------------------------------------------
 
 
 def test_eps_rises_for_half_precision_only() -> None:
@@ -193,7 +193,7 @@ def test_the_eps_of_norms_rises() -> None:
     assert [one.eps for one in model] == [1e-4, 1e-3]
 
 
-# --- Wiring ----------------------------------------------------------------------------------------
+# --- Wiring ---------------------------------------------------------------------------------------
 
 
 def test_gradients_no_longer_pile_up() -> None:

@@ -36,7 +36,7 @@ def swapped(scene: Scene, other: Other, also: str = "") -> Change:
     output another signal multiplies (gates).
     """
     calls = [part for part in parts_of(scene) if part.kind == "activation"]
-    names = _modules(calls, other.kind, known=scene.loss is not None)
+    names = _aliases(scene.model, _modules(calls, other.kind, known=scene.loss is not None))
     functions = _functions(calls, names, other.kind) if other.function is not None else []
     if not names and not functions:
         said = f"other than {other.kind} " if other.kind else ""
@@ -61,6 +61,13 @@ def _modules(calls: Sequence[Part], kind: str, *, known: bool) -> list[str]:
         if part.name and part.name not in bad and mine != kind and not guessed:
             found.append(part.name)
     return list(dict.fromkeys(found))
+
+
+def _aliases(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """The names of some modules, and all others under which the same modules stand."""
+    meant = {id(model.get_submodule(name)) for name in names}
+    everything = model.named_modules(remove_duplicate=False)
+    return [name for name, module in everything if id(module) in meant]
 
 
 def _functions(calls: Sequence[Part], names: Sequence[str], kind: str) -> list[Function]:

@@ -41,11 +41,11 @@ def check_remedy(remedy: Remedy, make: Callable[[], Case], *, seed: int = 0) -> 
     if change is None:
         _check_same(given, _Training(make, seed), f"{remedy.name} is unfit, yet changed something")
         return None
-    _check_left(remedy, given, _Training(make, seed))
-    again = _Training(make, seed)
+    fresh, again = _Training(make, seed), _Training(make, seed)
+    _check_left(remedy, given, fresh)
     assert again.change(remedy) is not None, f"{remedy.name} is unfit the second time"
     _check_same(given, again, f"{remedy.name} does two things under one seed")
-    _check_patch(remedy, change, given, _Training(make, seed))
+    _check_patch(remedy, change, given, fresh)
     return change
 
 
