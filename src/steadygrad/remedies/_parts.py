@@ -151,11 +151,16 @@ def _state(module: nn.Module) -> Iterator[Tensor]:
 def _kind(module: nn.Module) -> Kind | None:
     if isinstance(module, KINDS):
         return "layer"
-    if isinstance(module, NORMS):
+    if isinstance(module, NORMS) or _looks_like_a_norm(module):
         return "norm"
     if isinstance(module, (*RECURRENT, nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention)):
         return "other"
     return "activation" if is_activation(module) else None
+
+
+def _looks_like_a_norm(module: nn.Module) -> bool:
+    """Whether a leaf is called a norm, as LlamaRMSNorm and LayerNorm2d are: a heuristic."""
+    return type(module).__name__.rstrip("123d").endswith("Norm") and not module._modules
 
 
 def _kinds(model: nn.Module) -> dict[str, tuple[nn.Module, Kind]]:

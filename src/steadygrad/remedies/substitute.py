@@ -77,6 +77,8 @@ def _instead(scene: Scene, kind: str, lr: float, settings: dict[str, float]) -> 
         raise Unfit(f"The optimizer is {kind} already.")
     if not all(isinstance(group.get("lr"), (float, int, Tensor)) for group in _groups(scene)):
         raise Unfit("The optimizer has groups without a learning rate.")
+    if kind != "SGD" and any(bool(vars(one).get("sparse")) for one in scene.model.modules()):
+        raise Unfit(f"{kind} can't step the sparse gradients of an embedding of this model.")
     substitute = Substitute(scene.optimizer, getattr(torch.optim, kind), lr, settings)
     return Change(
         _patch(scene, kind, lr, settings), before=substitute.before, after=substitute.after
