@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from steadygrad.remedies.attention import normed_attention, qk_norm
+from steadygrad.remedies.instead import Instead
 from steadygrad.remedies.norms import batch_norm, group_norm, layer_norm, rms_norm
+from steadygrad.remedies.prenorm import pre_norm
 from steadygrad.remedies.remedy import Remedy, Scene, Unfit
-from steadygrad.remedies.transformer import pre_norm, qk_norm
 from steadygrad.testing.nets import Chain, ConvChain, ResNet20
 
 
@@ -85,3 +88,17 @@ def test_queries_and_keys_are_normed_and_values_are_not() -> None:
     qk_norm.apply(scene(model, x))
     assert normed(model) == ["to_q", "to_k"]
     assert float((model.to_q(x) @ model.to_k(x).transpose(-2, -1)).detach().abs().max()) <= 8.01
+
+
+def test_torchs_attention_is_given_normed_queries_and_keys() -> None:
+    torch.manual_seed(0)
+    attention, x = nn.MultiheadAttention(8, 2, batch_first=True), 100 * torch.randn(2, 5, 8)
+    change = qk_norm.apply(scene(nn.Sequential(attention), x.new_zeros(1)))
+    assert change.functions == {F.multi_head_attention_forward: normed_attention}
+    with Instead(change.functions):
+        out, _ = attention(x, x, x, need_weights=False)
+    q, k, v = F.linear(x, attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
+    q, k = (F.rms_norm(one, (8,)) for one in (q, k))
+    parts = [one.reshape(2, 5, 2, 4).transpose(1, 2) for one in (q, k, v)]
+    mixed = F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+    assert torch.allclose(out, attention.out_proj(mixed), rtol=1e-4, atol=1e-4)

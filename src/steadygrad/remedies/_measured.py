@@ -37,7 +37,7 @@ def drawn_and_scaled(scene: Scene, size: Callable[[Part], float]) -> Change:
 
     with seen(scene.model, level):
         first_loss(scene)
-    scaling = scale({f"{name}.weight": factor for name, factor in factors.items()})
+    scaling = scale({f"{name}.weight".lstrip("."): factor for name, factor in factors.items()})
     if not factors:
         return Change(drawing)
     carry_out(scene, scaling)

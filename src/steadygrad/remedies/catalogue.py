@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from steadygrad.remedies.activation import elu, gelu, leaky_relu, prelu, selu, silu, tailored_relu
+from steadygrad.remedies.attention import qk_norm
 from steadygrad.remedies.biases import zero_bias
 from steadygrad.remedies.classical import kaiming_init, orthogonal_init, xavier_init
 from steadygrad.remedies.critical import critical_init
@@ -15,6 +16,7 @@ from steadygrad.remedies.jacobian import jacobian_init
 from steadygrad.remedies.level import level_init
 from steadygrad.remedies.lsuv import lsuv
 from steadygrad.remedies.norms import batch_norm, group_norm, layer_norm, rms_norm
+from steadygrad.remedies.prenorm import pre_norm
 from steadygrad.remedies.rate import FACTORS, sharpness_lr, warm_up
 from steadygrad.remedies.recurrence import chrono_init, orthogonal_recurrence
 from steadygrad.remedies.remedy import Remedy
@@ -22,7 +24,6 @@ from steadygrad.remedies.residual import depth_scaled_residual, zero_branches
 from steadygrad.remedies.scale import standardise, standardise_target
 from steadygrad.remedies.scores import cross_entropy, with_logits
 from steadygrad.remedies.substitute import adam, adamw, rmsprop, sgd_momentum
-from steadygrad.remedies.transformer import pre_norm, qk_norm
 from steadygrad.remedies.wiring import (
     follow_requires_grad,
     rebuild_optimizer,

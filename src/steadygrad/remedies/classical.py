@@ -12,7 +12,10 @@ from steadygrad.remedies.remedy import Change, Scene, remedy
 
 @remedy("xavier-init", "initialisation", cures=("G201", "G202", "G203", "G204", "G206"), size=3)
 def xavier_init(scene: Scene) -> Change:
-    """Draw all weights uniformly with variance 2 / (fan_in + fan_out), and zero the biases.
+    """Draw weights uniformly with variance 2 / (fan_in + fan_out), and zero the biases.
+
+    Weights are those of linear and convolution layers, here and in the other draws; not those of
+    embeddings, norms, and recurrent layers, nor tied, computed, or frozen ones.
 
     **When it fails.** It is made for layers that are linear around zero, as tanh is. A ReLU halves
     the squared gradient in each layer, so that 30 of them leave 1e-5 of it; GELU and SiLU less.
@@ -25,7 +28,7 @@ def xavier_init(scene: Scene) -> Change:
 
 @remedy("kaiming-init", "initialisation", cures=("G201", "G202", "G203", "G204", "G206"), size=3)
 def kaiming_init(scene: Scene) -> Change:
-    """Draw all weights from N(0, 2 / fan_in), and zero the biases.
+    """Draw weights from N(0, 2 / fan_in), and zero the biases.
 
     **When it fails.** The 2 is made for ReLU: linear layers and tanh get twice the squared signal
     in each layer, and so do residual branches without a norm. GELU and SiLU still lose.
@@ -38,7 +41,7 @@ def kaiming_init(scene: Scene) -> Change:
 
 @remedy("orthogonal-init", "initialisation", cures=("G201", "G202", "G203", "G204"), size=3)
 def orthogonal_init(scene: Scene) -> Change:
-    """Draw all weights as orthogonal matrices, kernels flattened, and zero the biases.
+    """Draw weights as orthogonal matrices, kernels flattened, and zero the biases.
 
     Grouped and transposed convolutions, whose weights are several matrices, are drawn normally with
     the same variance. Layers that widen are scaled up, so that second moments stay.

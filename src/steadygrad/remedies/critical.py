@@ -62,7 +62,10 @@ def _pair(activation: Activation) -> CriticalPair:
     try:
         weight, second_moment = critical_line(activation, BIAS)
     except ValueError as error:
-        raise Unfit(f"There is no critical pair of variances: {error}.") from error
+        raise Unfit(
+            "No pair of variances of weights and biases is critical for this activation; "
+            "where it is ReLU, kaiming-init is critical."
+        ) from error
     return CriticalPair(BIAS, weight, second_moment)
 
 

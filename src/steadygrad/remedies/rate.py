@@ -107,7 +107,8 @@ def warm_up(scene: Scene) -> Change:
     to be known, but at most 200 (chosen by us; 0.999 asks for 2000); else over 200.
 
     **When it fails.** A rate that is too high for good is only reached later. A schedule that warms
-    up already is slowed down again.
+    up already is slowed down again. The patch is for a training without a schedule; another one has
+    to be multiplied by it.
 
     **Reference.** Ma & Yarats 2021, section 5.2: linear warm-up over 2 / (1 - beta2) steps; Goyal
     2017, section 2.2, for SGD.

@@ -73,6 +73,8 @@ def sgd_momentum(scene: Scene) -> Change:
 
 
 def _instead(scene: Scene, kind: str, lr: float, settings: dict[str, float]) -> Change:
+    if type(scene.optimizer).__name__ == "LBFGS":
+        raise Unfit("LBFGS computes the gradients within its step, where no other can stand in.")
     if type(scene.optimizer).__name__ == kind and not settings:
         raise Unfit(f"The optimizer is {kind} already.")
     if not all(isinstance(group.get("lr"), (float, int, Tensor)) for group in _groups(scene)):

@@ -111,7 +111,7 @@ def _hidden(model: nn.Module) -> Iterator[tuple[str, list[nn.Module] | dict[str,
         for key, value in vars(module).items():
             modules = _modules(value)
             unknown = [p for one in modules for p in one.parameters() if id(p) not in known]
-            if unknown and not key.startswith("_"):
+            if unknown and key.isidentifier():
                 yield (f"{prefix}.{key}" if prefix else key), value
 
 
