@@ -60,6 +60,22 @@ def test_functions_between_layers_are_mapped(between: Callable[[Tensor], Tensor]
     assert change.imitates
 
 
+def test_a_function_that_works_in_place_is_replaced_in_place() -> None:
+    class InPlace(Written):
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.one(x)
+            h.relu_()
+            out: Tensor = self.two(h)
+            return out
+
+    model, x = InPlace(F.relu, F.relu), torch.randn(3, 4)
+    change = elu.apply(scene(model, x))
+    with Instead(change.functions):
+        out = model(x)
+    assert torch.equal(out, model.two(F.elu(model.one(x))))
+    out.sum().backward()
+
+
 def test_a_function_that_is_also_the_output_stays() -> None:
     model, x = Written(torch.sigmoid, torch.sigmoid), torch.randn(3, 4)
     with pytest.raises(Unfit):

@@ -60,6 +60,14 @@ def test_a_batch_of_one_is_not_normed_over_the_batch() -> None:
         batch_norm.apply(scene(Chain(3, 8), torch.randn(1, 64)))
 
 
+def test_without_a_loss_hidden_modules_are_normed_in_their_order() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    batch_norm.apply(Scene(model, optimizer))
+    assert normed(model) == ["0"]
+    assert isinstance(model[0].steadygrad_norm, nn.BatchNorm2d)
+
+
 def test_pre_norm_gives_the_stack_a_last_norm() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     given = scene(nn.TransformerEncoder(layer, 2), torch.randn(2, 3, 8))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ def swapped(scene: Scene, other: Other, also: str = "") -> Change:
     notes = [f"# in the forward pass: {one}(x) -> {other.make}(x)" for one in _spelled(functions)]
     return Change(
         "\n".join([*([patch] if patch else []), *notes]),
-        functions={one: other.function for one in functions if other.function is not None},
+        functions={one: _standing_in(other.function, one) for one in functions if other.function},
         imitates=bool(functions),
     )
 
@@ -105,10 +105,13 @@ def _spelled(functions: Sequence[Function]) -> list[str]:
     return sorted({function.__name__ for function in functions})
 
 
-def tuned(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
-    """A function of the input alone, that takes the arguments of the one it stands in for."""
+def _standing_in(function: Function, replaced: Function) -> Function:
+    """The function under the arguments of the one it replaces, in place where that is."""
 
-    def activation(input: Any, *_: Any, **__: Any) -> Any:
-        return function(input, **settings)
+    def activation(input: Any, *args: Any, **settings: Any) -> Any:
+        written = any(one is True for one in args) or settings.get("inplace")
+        if written or replaced.__name__.endswith("_"):
+            return input.copy_(function(input.clone()))
+        return function(input)
 
     return activation

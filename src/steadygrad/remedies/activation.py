@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch.nn import functional as F  # noqa: N812 - its customary name
 
@@ -11,7 +12,7 @@ from steadygrad.remedies._draws import draw
 from steadygrad.remedies._layers import layers_of
 from steadygrad.remedies._parts import Part, parts_of
 from steadygrad.remedies._patch import rounded
-from steadygrad.remedies._swap import Other, swapped, tuned
+from steadygrad.remedies._swap import Other, swapped
 from steadygrad.remedies.remedy import Change, Scene, remedy
 
 
@@ -26,7 +27,7 @@ def leaky_relu(scene: Scene) -> Change:
 
     **Reference.** Maas 2013, section 2, equation 2.
     """
-    return swapped(scene, Other("nn.LeakyReLU(0.01)", "LeakyReLU", tuned(F.leaky_relu)))
+    return swapped(scene, Other("nn.LeakyReLU(0.01)", "LeakyReLU", F.leaky_relu))
 
 
 @remedy("prelu", "activation", cures=("G301", "G302"), size=3)
@@ -56,7 +57,7 @@ def elu(scene: Scene) -> Change:
 
     **Reference.** Clevert 2016, section 3.
     """
-    return swapped(scene, Other("nn.ELU()", "ELU", tuned(F.elu)))
+    return swapped(scene, Other("nn.ELU()", "ELU", F.elu))
 
 
 @remedy("selu", "activation", cures=("G304", "G301", "G302", "G102", "G104"), size=3)
@@ -72,7 +73,7 @@ def selu(scene: Scene) -> Change:
     """
     layers = layers_of(scene.model)
     lines = draw(layers, dict.fromkeys(layers, 1.0))
-    return swapped(scene, Other("nn.SELU()", "SELU", tuned(F.selu)), lines)
+    return swapped(scene, Other("nn.SELU()", "SELU", F.selu), lines)
 
 
 @remedy("gelu", "activation", cures=("G301", "G302"), size=2)
@@ -84,7 +85,7 @@ def gelu(scene: Scene) -> Change:
 
     **Reference.** Hendrycks & Gimpel 2016 (arXiv 1606.08415), section 2.
     """
-    return swapped(scene, Other("nn.GELU()", "GELU", tuned(F.gelu)))
+    return swapped(scene, Other("nn.GELU()", "GELU", F.gelu))
 
 
 @remedy("silu", "activation", cures=("G301", "G302"), size=2)
@@ -96,7 +97,7 @@ def silu(scene: Scene) -> Change:
 
     **Reference.** Elfwing 2017 (arXiv 1702.03118), section 2; Ramachandran 2017 (Swish).
     """
-    return swapped(scene, Other("nn.SiLU()", "SiLU", tuned(F.silu)))
+    return swapped(scene, Other("nn.SiLU()", "SiLU", F.silu))
 
 
 @remedy("tailored-relu", "activation", cures=("G304", "G301", "G105", "G102", "G101"), size=3)
@@ -117,7 +118,7 @@ def tailored_relu(scene: Scene) -> Change:
     slope = rounded(tailored_slope(sum(part.kind == "activation" for part in parts)))
     layers = layers_of(scene.model)
     gains = dict.fromkeys(layers, 1.0) | dict.fromkeys(_fed(parts), math.sqrt(2 / (1 + slope**2)))
-    function = tuned(F.leaky_relu, negative_slope=slope)
+    function = partial(F.leaky_relu, negative_slope=slope)
     return swapped(scene, Other(f"nn.LeakyReLU({slope:g})", "", function), draw(layers, gains))
 
 

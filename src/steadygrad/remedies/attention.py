@@ -55,13 +55,13 @@ def normed_attention(
     if weight is None or more.get("use_separate_proj_weight"):
         return F.multi_head_attention_forward(query, key, value, width, heads, *rest, **more)
     of_query, of_key, of_value = weight.chunk(3)
-    biases = (None, None, None) if bias is None else bias.chunk(3)
-    query = _normed(F.linear(query, of_query, biases[0]))
-    key = _normed(F.linear(key, of_key, biases[1]))
+    of_both = (None, None) if bias is None else bias[: 2 * width].chunk(2)
+    query = _normed(F.linear(query, of_query, of_both[0]))
+    key = _normed(F.linear(key, of_key, of_both[1]))
     one = torch.eye(width, dtype=weight.dtype, device=weight.device)
     weight = torch.cat([one, one, of_value])
     if bias is not None:
-        bias = torch.cat([torch.zeros_like(bias[: 2 * width]), biases[2]])
+        bias = torch.cat([torch.zeros_like(bias[: 2 * width]), bias[2 * width :]])
     return F.multi_head_attention_forward(
         query, key, value, width, heads, weight, bias, *others, **more
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -11,8 +12,8 @@ from steadygrad.remedies._layers import CONVOLUTIONS, Layer, layers_of, pointed_
 from steadygrad.remedies._parts import Part, fed_by, parts_of
 from steadygrad.remedies.remedy import Change, Scene, Unfit, remedy
 
-Code = Callable[[Layer, int], str | None]
-"""The code that makes a norm for a layer whose output has so many axes; None where none fits."""
+Code = Callable[[Layer, tuple[int, ...]], str | None]
+"""The code that makes a norm for a layer whose output has this shape; None where none fits."""
 
 
 @remedy("batch-norm", "normalisation", cures=("G102", "G104", "G101", "G103", "G202"), size=4)
@@ -69,24 +70,27 @@ def group_norm(scene: Scene) -> Change:
     return _inserted(scene, _group_norm)
 
 
-def _batch_norm(layer: Layer, axes: int) -> str | None:
+def _batch_norm(layer: Layer, shape: tuple[int, ...]) -> str | None:
+    axes, units = len(shape), shape[1 if isinstance(layer, CONVOLUTIONS) else -1]
+    if math.prod(shape) <= units:
+        return None  # a single value of each has no variance
     if isinstance(layer, CONVOLUTIONS):
         return f"nn.BatchNorm{axes - 2}d({layer.out_channels})" if axes > 2 else None
     return f"nn.BatchNorm1d({layer.out_features})" if axes == 2 else None
 
 
-def _layer_norm(layer: Layer, axes: int) -> str | None:
+def _layer_norm(layer: Layer, shape: tuple[int, ...]) -> str | None:
     if isinstance(layer, CONVOLUTIONS):
-        return f"nn.GroupNorm(1, {layer.out_channels})" if axes > 2 else None
+        return f"nn.GroupNorm(1, {layer.out_channels})" if len(shape) > 2 else None
     return f"nn.LayerNorm({layer.out_features})"
 
 
-def _rms_norm(layer: Layer, _axes: int) -> str | None:
+def _rms_norm(layer: Layer, _: tuple[int, ...]) -> str | None:
     return f"nn.RMSNorm({layer.out_features})" if isinstance(layer, nn.Linear) else None
 
 
-def _group_norm(layer: Layer, axes: int) -> str | None:
-    if not isinstance(layer, CONVOLUTIONS) or axes < 3:
+def _group_norm(layer: Layer, shape: tuple[int, ...]) -> str | None:
+    if not isinstance(layer, CONVOLUTIONS) or len(shape) < 3:
         return None
     channels = layer.out_channels
     groups = max(one for one in range(1, 33) if channels % one == 0)
@@ -100,7 +104,7 @@ def _inserted(scene: Scene, code: Code) -> Change:
     bare = _bare(parts_of(scene))
     layers = {name: one for name, one in layers_of(scene.model).items() if name in bare and name}
     chosen = pointed_at(scene, layers)
-    made = {name: code(layer, _axes(layer, bare[name])) for name, layer in chosen.items()}
+    made = {name: code(layer, _shape(layer, bare[name])) for name, layer in chosen.items()}
     fit = {name: one for name, one in made.items() if one is not None}
     if not fit:
         raise Unfit("No hidden layer of the kinds this norm is for is without a norm behind it.")
@@ -117,15 +121,13 @@ def _bare(parts: Sequence[Part]) -> dict[str, Part]:
         and calls.count(part.name) == 1
         and any(one.kind in ("layer", "other") for one in fed_by(part))
         and all(one.kind != "norm" for one in part.after)
-        and _has_company(part)
     }
 
 
-def _has_company(part: Part) -> bool:
-    """Whether there is more than one value of each unit, where the shape is known."""
-    return not part.shape or part.output is None or part.output.numel() > part.shape[-1]
-
-
-def _axes(layer: Layer, part: Part) -> int:
-    """How many axes the layer's output has; what is usual where no pass was made."""
-    return len(part.shape) or (layer.weight.dim() if isinstance(layer, CONVOLUTIONS) else 2)
+def _shape(layer: Layer, part: Part) -> tuple[int, ...]:
+    """The shape of the layer's output; where no pass was made, a usual one."""
+    if part.shape:
+        return part.shape
+    if isinstance(layer, nn.Linear):
+        return (2, layer.out_features)
+    return (2, layer.out_channels, *(2 for _ in layer.kernel_size))
