@@ -3,13 +3,14 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from steadygrad.core import theory
-from steadygrad.probe.gain import critical, gain
+from steadygrad.probe.gain import critical, critical_line, gain
 
 
 def squared_relu(x):
@@ -240,3 +241,11 @@ def test_every_unstable_gain_has_a_critical_pair_instead(activation):
 def test_what_has_no_critical_pair_says_why(activation, reason):
     with pytest.raises(ValueError, match=reason):
         critical(activation)
+
+
+def test_the_critical_line_of_tanh_is_that_of_theory():
+    weight, second_moment = critical_line(nn.Tanh(), 0.05)
+    assert weight == pytest.approx(1.76095, abs=1e-5)
+    assert theory.length_map(np.tanh, second_moment, weight, 0.05) == pytest.approx(second_moment)
+    with pytest.raises(ValueError, match="ReLU: no weight variance is critical"):
+        critical_line(nn.ReLU(), 0.05)

@@ -49,6 +49,24 @@ def critical(activation: Activation) -> theory.CriticalPair:
         raise ValueError(f"{_name(activation)}: {error}") from error
 
 
+def critical_line(activation: Activation, sigma_b2: float) -> tuple[float, float]:
+    """Return the critical sigma_w2 of an elementwise activation at this sigma_b2, and its q*.
+
+    See `theory.critical_weight_variance`; tanh at 0.05 gives 1.761 and 0.570. Raise ValueError with
+    the reason when there is none (ReLU) or when the activation is not elementwise.
+    """
+    function = _elementwise(activation)
+
+    def f(x: theory.Array) -> theory.Array:
+        return _evaluate(function, x)[0]
+
+    try:
+        weight = theory.critical_weight_variance(f, lambda x: _evaluate(function, x)[1], sigma_b2)
+    except ValueError as error:
+        raise ValueError(f"{_name(activation)}: {error}") from error
+    return weight, theory.fixed_point(f, weight, sigma_b2)
+
+
 def _evaluate(function: Callable[[Tensor], Tensor], x: theory.Array) -> tuple[theory.Array, ...]:
     """Return f(x) and f'(x), each shaped as x; a step function's slope is 0."""
     with _undisturbed():

@@ -21,9 +21,19 @@ def sharpness(subject: Subject, *, iterations: int = 12, tolerance: float = 0.01
     has no second derivative, the reason is returned.
     """
     model, _ = subject.twin()
-    parameters: list[Tensor] = [one for one in model.parameters() if one.requires_grad]
+    parameters = [one for one in model.parameters() if one.requires_grad]
     try:
         loss = subject.loss_again(model)
+    except RuntimeError as error:
+        return f"no second derivative: {str(error).splitlines()[0]}"
+    return curvature(loss, parameters, iterations=iterations, tolerance=tolerance)
+
+
+def curvature(
+    loss: Tensor, parameters: Sequence[Tensor], *, iterations: int = 12, tolerance: float = 0.01
+) -> float | str:
+    """Estimate lambda_max of a loss whose graph is alive in some parameters; else say why not."""
+    try:
         grads = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
         if any(_ends(grad) for grad in grads if grad is not None):
             return "no second derivative: an op is differentiable once only"

@@ -17,6 +17,7 @@ from steadygrad.testing.case import Case, Patient
 from steadygrad.testing.contract import check_detector
 from steadygrad.testing.healthy import HEALTHY
 from steadygrad.testing.policy import check_policy
+from steadygrad.testing.remedy import check_remedy
 from steadygrad.testing.training_case import Training
 from steadygrad.testing.trainings_healthy import HEALTHY_TRAININGS
 
@@ -30,6 +31,7 @@ __all__ = [
     "Training",
     "check_detector",
     "check_policy",
+    "check_remedy",
 ]
 
 PATIENTS: tuple[Patient, ...] = (

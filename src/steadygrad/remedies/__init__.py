@@ -1,0 +1,1 @@
+"""Remedies: one a file, and one line in the tuple of `catalogue`."""
