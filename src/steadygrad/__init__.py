@@ -18,6 +18,7 @@ __all__ = [
     "Policy",
     "Record",
     "Report",
+    "Setup",
     "Site",
     "TrainingStopped",
     "Watch",
@@ -29,6 +30,7 @@ __all__ = [
     "clip_quantile",
     "clip_value",
     "clip_zscore",
+    "cure",
     "guard",
     "ladder",
     "lr_backoff",
@@ -48,6 +50,7 @@ _HOMES = {
     "Policy": "steadygrad.guards.policy",
     "Record": "steadygrad.core.record",
     "Report": "steadygrad.core.report",
+    "Setup": "steadygrad._cure",
     "Site": "steadygrad.core.record",
     "TrainingStopped": "steadygrad.guards.policies.stop",
     "Watch": "steadygrad._watch",
@@ -58,6 +61,7 @@ _HOMES = {
     "clip_quantile": "steadygrad.guards.policies.quantile",
     "clip_value": "steadygrad.guards.policies.value",
     "clip_zscore": "steadygrad.guards.policies.zscore",
+    "cure": "steadygrad._cure",
     "guard": "steadygrad._guard",
     "ladder": "steadygrad.guards.policies.rungs",
     "lr_backoff": "steadygrad.guards.policies.backoff",
@@ -70,6 +74,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from steadygrad._check import check
+    from steadygrad._cure import Setup, cure
     from steadygrad._guard import Handle, guard
     from steadygrad._watch import Watch, watch
     from steadygrad.core.finding import Finding

@@ -8,6 +8,7 @@ from typing import Literal
 
 from steadygrad.core.finding import Detector, Finding, Severity
 from steadygrad.core.record import Record
+from steadygrad.core.trial import Cure
 
 PLACES = {"", "data", "target", "loss", "optimizer", "lr"}  # where many faults may be at once
 Verdict = Literal["healthy", "findings", "blind"]
@@ -27,7 +28,8 @@ class Report:
     """The outcome of a check or a run; renderers read it, nothing writes to it.
 
     `findings` are the roots, worst first; what they explain is folded into their `symptoms`, whose
-    findings stand in `folded`. `cost` holds seconds and the ratio to one plain step.
+    findings stand in `folded`. `cost` holds seconds and the ratio to one plain step; `cure` is what
+    was tried, where anything was.
     """
 
     target: str
@@ -37,6 +39,7 @@ class Report:
     clear: tuple[str, ...] = ()
     blind: tuple[Blind, ...] = ()
     cost: Mapping[str, float] = field(default_factory=dict)
+    cure: Cure | None = None
 
     @property
     def verdict(self) -> Verdict:

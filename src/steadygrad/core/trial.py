@@ -1,0 +1,189 @@
+"""A Trial: remedies beside the untouched training, on the same seeds and batches.
+
+Arms are compared by the loss at their end, seed by seed: what differs between two runs of one seed
+is the remedy alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, stdev
+from typing import Literal
+
+Verdict = Literal["helps", "no effect", "worse", "crashed", "unfit", "unsure"]
+
+SHARE = 5  # the end is the last fifth of the losses: chosen by us, against the noise of batches
+LEAST = 0.05  # of the untouched loss that a remedy has to take away at least: chosen by us
+CLOSE = 0.05  # of the best gain that a smaller change may lack
+T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+"""97.5 % quantiles of Student's t by degrees of freedom; above 9 it is taken for 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A short training: with these remedies (none: untouched), at a seed, for so many steps."""
+
+    remedies: tuple[str, ...]
+    seed: int
+    steps: int
+
+    @property
+    def name(self) -> str:
+        """What a table calls it."""
+        return " + ".join(self.remedies) or "no change"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an arm ended.
+
+    `losses` [steps] are in the unit of the untouched training, the first was computed before the
+    change. `error` says what ended it too early, `unfit` why there was nothing to change. `patch`
+    are the lines to paste; with `imitates` they only come to what was tried.
+    """
+
+    losses: tuple[float, ...] = ()
+    patch: str = ""
+    imitates: bool = False
+    unfit: str = ""
+    error: str = ""
+    seconds: float = 0.0
+
+    def end(self, steps: int) -> float:
+        """The loss at the end of so many steps: the median of their last fifth; inf if broken."""
+        losses = self.losses[:steps]
+        last = losses[-max(1, len(losses) // SHARE) :]
+        if self.error or self.unfit or not last or not all(map(math.isfinite, last)):
+            return math.inf
+        return median(last)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Losses [seeds] at the end, without and with a change; lower is better.
+
+    `effect` is the mean difference and `interval` its 95 % interval over seeds (Student's t);
+    -inf where the untouched training breaks and the changed one does not.
+    """
+
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+    @property
+    def differences(self) -> list[float]:
+        """After less before, seed by seed; 0 where both are broken."""
+        pairs = zip(self.before, self.after, strict=True)
+        return [0.0 if a == b else a - b for b, a in pairs]
+
+    @property
+    def effect(self) -> float:
+        """The mean difference."""
+        return fmean(self.differences) if _are_finite(self.differences) else sum(self.differences)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """What the mean difference may be; (nan, nan) for a single seed."""
+        mine = self.differences
+        if len(mine) < 2 or not _are_finite(mine):
+            return math.nan, math.nan
+        half = T95.get(len(mine) - 1, 2.0) * stdev(mine) / math.sqrt(len(mine))
+        return self.effect - half, self.effect + half
+
+    @property
+    def margin(self) -> float:
+        """What a difference has to exceed on every seed: the seeds' own spread, and a least."""
+        finite = [one for one in self.before if math.isfinite(one)]
+        spread = stdev(finite) if len(finite) > 1 else 0.0
+        return max(spread, LEAST * max(map(abs, finite), default=0.0))
+
+    @property
+    def verdict(self) -> Verdict:
+        """Helps where every seed is better by more than the margin; worse likewise."""
+        mine = self.differences
+        if all(one < -self.margin for one in mine):
+            return "helps" if len(mine) > 1 else "unsure"
+        if all(one > self.margin for one in mine):
+            return "worse"
+        return "no effect"
+
+
+def _are_finite(numbers: Sequence[float]) -> bool:
+    return all(map(math.isfinite, numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One row of a cure: remedies, what they came to, and the lines that they stand for.
+
+    `size` says how much they change, `why` what ended it, or why there was nothing to change.
+    """
+
+    remedies: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    verdict: Verdict
+    effect: float = math.nan
+    interval: tuple[float, float] = (math.nan, math.nan)
+    size: int = 0
+    patch: str = ""
+    imitates: bool = False
+    why: str = ""
+    random: bool = False  # drawn blindly, to see what the diagnosis is worth
+
+    @property
+    def name(self) -> str:
+        """What a table calls it."""
+        return " + ".join(self.remedies) or "no change"
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """The chosen change once more, for longer: the loss at the end without and with it."""
+
+    steps: int
+    seed: int
+    before: float
+    after: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is still better, and finite."""
+        return math.isfinite(self.after) and self.after < self.before
+
+
+@dataclass(frozen=True, slots=True)
+class Cure:
+    """All that was tried, and what came of it. `spent` and `most` are steps of training.
+
+    `chosen` is the name of a trial, '' where nothing helped; `said` are sentences besides.
+    """
+
+    trials: tuple[Trial, ...] = ()
+    chosen: str = ""
+    confirmation: Confirmation | None = None
+    spent: int = 0
+    most: int = 0
+    said: tuple[str, ...] = ()
+
+    @property
+    def prescription(self) -> Trial | None:
+        """The trial that was chosen."""
+        return next((one for one in self.trials if one.name == self.chosen), None)
+
+
+def smallest(trials: Sequence[Trial]) -> Trial | None:
+    """Of the trials that help, the smallest change that comes within 5 % of the best gain."""
+    helping = [one for one in trials if one.verdict == "helps"]
+    if not helping:
+        return None
+    best = min(one.effect for one in helping)
+    close = [one for one in helping if one.effect <= best + CLOSE * abs(best) or one.effect == best]
+    if not math.isfinite(best):  # the untouched training breaks: compare where they ended
+        level = min(fmean(one.after) for one in close)
+        margin = CLOSE * abs(level)
+        close = [one for one in close if fmean(one.after) <= level + margin]
+    return min(close, key=lambda one: (one.size, fmean(one.after)))
