@@ -22,7 +22,7 @@ from steadygrad._watch import watch
 from steadygrad.core.finding import Finding, Severity
 from steadygrad.core.record import record_of
 from steadygrad.core.report import Report, fold
-from steadygrad.core.trial import Arm, Cure, Outcome
+from steadygrad.core.trial import Arm, Outcome
 from steadygrad.detectors import DETECTORS, WATCHING
 from steadygrad.remedies.applied import BY_NAME, Applied
 from steadygrad.remedies.instead import Instead

@@ -157,6 +157,21 @@ def first_cause(kept: Kept, optimizer: Optimizer, visible: Named, step: int) -> 
     return cause
 
 
+def captured_of(kept: Kept, optimizer: Optimizer, visible: Named) -> Captured:
+    """What is trained in a step that is about to be made; raises CannotLook.
+
+    The model is the user's own, the loss can be computed on it again.
+    """
+    why = CannotLook(kept.lost or "no backward pass was heard")
+    for heard in _passes(kept):
+        try:
+            with torch.enable_grad():
+                return assemble(heard, optimizer, visible)
+        except CannotLook as error:
+            why = error
+    raise why
+
+
 def unrepeated(why: str, *, loss: bool, step: int) -> Finding:
     """The verdict on a step that is finite when it is computed again, from the same everything."""
     what = "loss" if loss else "gradient"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.optim import Optimizer
 
-from steadygrad._replay import Cause, Causes, Kept, is_disguised
+from steadygrad._replay import Cause, Causes, Kept, captured_of, is_disguised
 from steadygrad.core.decimation import Memory
 from steadygrad.core.finding import Finding, as_json, from_json
 from steadygrad.core.record import Record
@@ -30,6 +30,7 @@ from steadygrad.core.store import Writer, create
 from steadygrad.core.stored import Stored, record_of
 from steadygrad.detectors import DETECTORS, WATCHING
 from steadygrad.guards.refusals import unwrapped as unwrapped_optimizer
+from steadygrad.replay.captured import Captured
 from steadygrad.replay.incident import incident_of
 from steadygrad.replay.owners import Named, modules_in, variables
 from steadygrad.taps.compiled import has_compiled, is_compiled
@@ -168,6 +169,16 @@ class Watch:
         """Say what is wrong with the training so far; at any time, also after an exception."""
         return said_of(self.record, self.name, self._cost(), self.causes)
 
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """The models that are being trained, by name."""
+        return self._watcher.models
+
+    def captured(self, optimizer: Optimizer) -> Captured:
+        """What an optimizer that is about to step trains, with its loss; raises CannotLook."""
+        with self._muted():
+            return captured_of(self._kept(), optimizer, self._visible())
+
     def close(self) -> None:
         """Stop watching, and leave torch as it was found."""
         if self._closed:
@@ -254,15 +265,18 @@ class Watch:
 
     def _trouble(self, trouble: Trouble) -> None:
         """Look for the first cause of a number that is not finite."""
-        about, recorder = self._watcher.about, self._watcher.recorder
+        about = self._watcher.about
         visible = self._visible()
         about.filters = about.filters or filters_nan(visible)
-        why = recorder.stopped or (str(recorder.tape.fault) if recorder.tape.fault else "")
-        kept = Kept(recorder.tape, self._watcher.losses.roots, why)
         with self._muted():
-            cause = self._causes.of(trouble, kept, visible)
+            cause = self._causes.of(trouble, self._kept(), visible)
         if cause is not None and self._writer is not None:
             self._write_down(self._writer, trouble, cause)
+
+    def _kept(self) -> Kept:
+        recorder = self._watcher.recorder
+        why = recorder.stopped or (str(recorder.tape.fault) if recorder.tape.fault else "")
+        return Kept(recorder.tape, self._watcher.losses.roots, why)
 
     @contextmanager
     def _muted(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from types import TracebackType
 
 OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -13,6 +14,12 @@ def show(error: BaseException) -> None:
     """Print the traceback through `sys.excepthook`, which the user may have replaced."""
     _clean_all(error)
     sys.excepthook(type(error), error, error.__traceback__)
+
+
+def told(error: BaseException) -> str:
+    """The same as text."""
+    _clean_all(error)
+    return "".join(traceback.format_exception(error))
 
 
 def _clean_all(error: BaseException) -> None:
@@ -27,13 +34,13 @@ def _clean_all(error: BaseException) -> None:
             waiting += [one.__cause__, one.__context__]
 
 
-def without_ours(traceback: TracebackType | None) -> TracebackType | None:
+def without_ours(given: TracebackType | None) -> TracebackType | None:
     """Rebuild a traceback without the frames of this package."""
     kept = []
-    while traceback is not None:
-        if not traceback.tb_frame.f_code.co_filename.startswith(OURS):
-            kept.append(traceback)
-        traceback = traceback.tb_next
+    while given is not None:
+        if not given.tb_frame.f_code.co_filename.startswith(OURS):
+            kept.append(given)
+        given = given.tb_next
     chain: TracebackType | None = None
     for one in reversed(kept):
         chain = TracebackType(chain, one.tb_frame, one.tb_lasti, one.tb_lineno)

@@ -1,0 +1,262 @@
+"""One trial of a user's script, in a process of its own: `python -m steadygrad.launch.arm JOB`."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+from torch.overrides import _pop_mode, _push_mode
+from torch.utils._device import DeviceContext
+
+from steadygrad._watch import Plan, Watch
+from steadygrad.core.finding import as_json
+from steadygrad.core.report import Report
+from steadygrad.core.trial import Outcome
+from steadygrad.launch.excuse import told
+from steadygrad.launch.harmless import Scratch, harmless
+from steadygrad.launch.training import ended, module, script
+from steadygrad.remedies.applied import BY_NAME, Applied
+from steadygrad.remedies.instead import Instead
+from steadygrad.remedies.remedy import Scene, Unfit
+from steadygrad.replay.captured import CannotLook
+from steadygrad.replay.randomness import kept
+
+STUBBORN = 3  # times that a script may go on after its last step, before its process is ended
+
+
+class Enough(BaseException):
+    """The trial is over: as much as a script may know of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A trial of a script: with which remedies, for how long; `looks` for a check alone."""
+
+    target: str
+    arguments: tuple[str, ...] = ()
+    module: bool = False
+    remedies: tuple[str, ...] = ()
+    seed: int = 0
+    steps: int = 60
+    where: tuple[str, ...] = ()
+    looks: bool = False
+
+
+@dataclass(slots=True)
+class Result:
+    """What a process leaves behind: the outcome, what was found, and what it wrote elsewhere."""
+
+    outcome: Outcome
+    findings: list[dict[str, Any]] = field(default_factory=list)  # JSON-like
+    clear: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+    seconds_of_step: float = 0.0
+
+
+class Lane:
+    """Applies remedies at the first step of the first optimizer, and ends the script in time.
+
+    The first step is not made: its gradients are those of the weights before the change.
+    """
+
+    def __init__(self, job: Job, watch: Watch, leave: Callable[[], None]) -> None:
+        self._job, self._watch, self._leave = job, watch, leave
+        self.applied: Applied | None = None
+        self.unfit = ""
+        self.made = -1  # steps since the change
+        self._mine: Optimizer | None = None
+        self._told = 0
+
+    def before(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        """An optimizer is about to step."""
+        if self._is_over():
+            self._end()
+        if self._mine is None:
+            self._mine = optimizer
+            self._begin(optimizer)
+        elif optimizer is self._mine and self.applied is not None:
+            self.applied.before(optimizer, self.made)
+
+    def after(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        """It has stepped."""
+        if optimizer is not self._mine:
+            return
+        if self.made >= 0 and self.applied is not None:
+            self.applied.after(optimizer, self.made)
+        self.made += 1
+        if self._is_over():
+            self._end()
+
+    def _is_over(self) -> bool:
+        return bool(self.unfit) or self.made >= self._job.steps
+
+    def _end(self) -> None:
+        self._told += 1
+        if self._told >= STUBBORN:
+            self._leave()
+        raise Enough
+
+    def _begin(self, optimizer: Optimizer) -> None:
+        """Change the training, and let this step move nothing."""
+        remedies = [BY_NAME[name] for name in self._job.remedies]
+        if remedies:
+            try:
+                with kept():
+                    self.applied = applied = Applied(remedies, self._scene(optimizer))
+            except Unfit as reason:
+                self.unfit = str(reason)
+                raise Enough from None
+            if applied.functions:
+                _beneath(Instead(applied.functions))
+        for group in optimizer.param_groups:
+            for one in group["params"]:
+                one.grad = None
+
+    def _scene(self, optimizer: Optimizer) -> Scene:
+        where = self._job.where
+        try:
+            captured = self._watch.captured(optimizer)
+            return Scene(captured.model, optimizer, captured.loss, where)
+        except CannotLook:
+            models = list(self._watch.models.values())
+            model = models[0] if len(models) == 1 else nn.ModuleList(models)
+            return Scene(model, optimizer, None, where)
+
+
+def _beneath(mode: Instead) -> None:
+    """Put a mode where no block of the user's ends: below all others but a default device."""
+    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())][::-1]
+    modes.insert(1 if modes and isinstance(modes[0], DeviceContext) else 0, mode)
+    for one in modes:
+        _push_mode(one)
+
+
+def perform(job: Job, home: Path, save: Callable[[Result], None]) -> None:
+    """Run a script as far as the trial goes, and hand the result to `save`."""
+    scratch = Scratch(home)
+    begin = time.perf_counter()
+    start = module if job.module else script
+    with ExitStack() as stack:
+        stack.enter_context(harmless(scratch))
+        program, variables = start(job.target, job.arguments)
+        _seed(job.seed)
+        watch = Watch((), (), Plan(None, 0.05, job.target, _silent, variables))
+
+        def finish(error: str = "") -> None:
+            seconds = time.perf_counter() - begin
+            save(_result(lane, watch, scratch, error, seconds))
+
+        def leave() -> None:
+            finish()
+            os._exit(0)
+
+        lane = Lane(job, watch, leave)
+        stack.callback(register_optimizer_step_pre_hook(lane.before).remove)
+        stack.callback(register_optimizer_step_post_hook(lane.after).remove)
+        ending = ended(program)
+        error = ending.error
+        finish("" if error is None or _is_expected(error) else told(error))
+
+
+def _is_expected(error: BaseException) -> bool:
+    if isinstance(error, SystemExit):
+        return error.code in (None, 0)
+    return isinstance(error, Enough)
+
+
+def _result(lane: Lane, watch: Watch, scratch: Scratch, error: str, seconds: float) -> Result:
+    watch.close()
+    rows = [row for row in watch.rows if "loss" in row.read][1:]
+    unit = 1.0 if lane.applied is None else lane.applied.unit
+    losses = tuple(float(row.read["loss"][0]) * unit for row in rows)
+    if lane.made < 0 and not error:
+        error = "no optimizer has stepped in this process"
+    applied = lane.applied
+    patch, imitates = ("", False) if applied is None else (applied.patch, applied.imitates)
+    outcome = Outcome(losses, patch, imitates, lane.unfit, error, seconds)
+    report: Report = watch.report()
+    found = [as_json(one) for one in (*report.findings, *report.folded)]
+    pace = (rows[-1].seconds - rows[0].seconds) / (len(rows) - 1) if len(rows) > 1 else 0.0
+    return Result(outcome, found, list(report.clear), sorted(scratch.written), pace)
+
+
+def look(job: Job, home: Path, save: Callable[[Result], None]) -> None:
+    """Check a script before its first step, and hand what was found to `save`."""
+    from steadygrad.launch.look import look_at
+    from steadygrad.launch.target import launch
+
+    scratch = Scratch(home)
+
+    def looked(captured: Any) -> int:
+        report = look_at(captured, target=job.target, seed=0, probes=True)
+        found = [as_json(one) for one in (*report.findings, *report.folded)]
+        save(Result(Outcome(), found, list(report.clear), sorted(scratch.written)))
+        return 0
+
+    with harmless(scratch):
+        _seed(job.seed)
+        launch(job.target, job.arguments, looked, described=(), seed=0)
+
+
+def _silent(_: str) -> None:
+    """What a watch has to say beside its report."""
+
+
+def _seed(seed: int) -> None:
+    """Seed all generators, and let what a script seeds by itself vary with the seed too."""
+    shift = seed * 1_000_003
+    torch.manual_seed(shift)
+    random.seed(shift)
+    np.random.seed(shift % 2**32)
+    if seed == 0:
+        return
+    manual, python, numpy_seed = torch.manual_seed, random.seed, np.random.seed
+
+    def torch_seeded(given: int) -> torch.Generator:
+        return manual(int(given) + shift)
+
+    def python_seeded(given: Any = None, *args: Any) -> None:
+        python(given + shift if isinstance(given, int) else given, *args)
+
+    def numpy_seeded(given: Any = None) -> None:
+        numpy_seed((given + shift) % 2**32 if isinstance(given, int) else given)
+
+    replaced = ((torch, torch_seeded), (random, python_seeded), (np.random, numpy_seeded))
+    for owner, seeded in replaced:  # this process is the trial's own
+        setattr(owner, "manual_seed" if owner is torch else "seed", seeded)
+
+
+def main() -> None:
+    """Do the job that a file holds, and leave the result beside it."""
+    path = Path(sys.argv[1])
+    given = json.loads(path.read_text())
+    lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
+    job = Job(**{**given, **lists})
+    home = path.parent
+
+    def save(result: Result) -> None:
+        fresh = home / "result.new"
+        fresh.write_text(json.dumps(asdict(result)))
+        fresh.rename(home / "result.json")
+
+    (look if job.looks else perform)(job, home, save)
+
+
+if __name__ == "__main__":
+    main()
