@@ -19,6 +19,7 @@ from steadygrad.remedies.activation import (
     tailored_relu,
     tailored_slope,
 )
+from steadygrad.remedies.ends import linear_output, no_last_relu
 from steadygrad.remedies.instead import Instead
 from steadygrad.remedies.remedy import Scene, Unfit
 from steadygrad.testing.nets import Chain
@@ -186,3 +187,34 @@ def test_shallow_networks_need_no_tailoring() -> None:
     assert tailored_slope(1) == 0.0
     assert 0 < tailored_slope(20) < tailored_slope(100) < 1
     assert not math.isnan(tailored_slope(1000))
+
+
+# --- Behind the last layer ------------------------------------------------------------------------
+
+
+def test_a_relu_behind_the_last_layer_is_taken_away() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2), nn.ReLU())
+    assert no_last_relu.apply(scene(model, torch.randn(3, 4))).patch.count("'3'") == 1
+    assert [type(one).__name__ for one in model] == ["Linear", "ReLU", "Linear", "Identity"]
+    with pytest.raises(Unfit):
+        no_last_relu.apply(scene(model, torch.randn(3, 4)))
+
+
+def test_a_function_behind_the_last_layer_is_taken_away_where_it_stands_nowhere_else() -> None:
+    model, x = Written(F.relu, torch.tanh), torch.randn(3, 4)
+    change = linear_output.apply(scene(model, x))
+    with Instead(change.functions):
+        out = model(x)
+    assert torch.equal(out, model.two(F.relu(model.one(x))))
+    with pytest.raises(Unfit):
+        linear_output.apply(scene(Written(torch.tanh, torch.tanh), x))
+
+
+def test_a_loss_of_probabilities_keeps_its_sigmoid() -> None:
+    model, x = Written(F.relu, torch.sigmoid), torch.randn(3, 4)
+
+    def loss(m: nn.Module) -> Tensor:
+        return F.binary_cross_entropy(m(x), torch.ones(3, 2))
+
+    with pytest.raises(Unfit, match="probabilities"):
+        linear_output.apply(Scene(model, torch.optim.SGD(model.parameters(), 0.1), loss))

@@ -120,6 +120,9 @@ ELSEWHERE = {
     "register",
     "follow-requires-grad",
     "eps-half",
+    "weaker-decay",
+    "no-last-relu",
+    "linear-output",
     "revive",
 }
 """Remedies of faults that none of these networks has; see the tests beside this one."""

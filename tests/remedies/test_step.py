@@ -12,8 +12,10 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.lr_scheduler import ExponentialLR
 
+from steadygrad.remedies.decay import weaker_decay
 from steadygrad.remedies.epsilon import eps_half, larger_eps
 from steadygrad.remedies.guarded import GUARDS
+from steadygrad.remedies.instead import Instead
 from steadygrad.remedies.rate import FACTORS, sharpness_lr, warm_up
 from steadygrad.remedies.remedy import Change, Remedy, Scene, Unfit
 from steadygrad.remedies.substitute import adam, adamw, rmsprop, sgd_momentum
@@ -156,6 +158,8 @@ def test_the_lr_from_sharpness_is_at_four_fifths_of_the_limit_of_a_quadratic() -
     change.before(optimizer, 0)
     curvature = 2 * 9.0
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.8 * 3 / curvature, rel=0.02)
+    flat = sharpness_lr.apply(Scene(model, optimizer, lambda m: 1e-9 * m(x).square().sum()))
+    assert flat.patch.endswith("*= 7.52")  # from 0.133 to 1, where everything is flat
     with pytest.raises(Unfit):
         sharpness_lr.apply(Scene(model, Adam(model.parameters()), cost))
 
@@ -187,10 +191,33 @@ def test_eps_rises_for_half_precision_only() -> None:
     assert optimizer.param_groups[0]["eps"] == 1e-4
 
 
+def test_decay_is_divided_until_it_is_usual() -> None:
+    model = network()
+    optimizer = SGD(model.parameters(), 0.1, weight_decay=10.0)
+    weaker_decay.apply(Scene(model, optimizer))
+    assert optimizer.param_groups[0]["weight_decay"] == pytest.approx(1e-4)
+    with pytest.raises(Unfit):
+        weaker_decay.apply(Scene(model, SGD(model.parameters(), 0.1, weight_decay=1e-4)))
+
+
 def test_the_eps_of_norms_rises() -> None:
     model = nn.Sequential(nn.LayerNorm(3), nn.BatchNorm1d(3, eps=1e-3))
     larger_eps.apply(Scene(model, SGD(model.parameters(), 0.1)))
     assert [one.eps for one in model] == [1e-4, 1e-3]
+
+
+@pytest.mark.parametrize("given", [(), (2.0, -1, 1e-12)])
+def test_the_eps_of_normalize_rises(given: tuple[Any, ...]) -> None:
+    model = nn.Linear(3, 3, bias=False)
+    nn.init.zeros_(model.weight)
+
+    def loss(m: nn.Module) -> Tensor:
+        return F.normalize(m(torch.ones(2, 3)), *given).sum()
+
+    change = larger_eps.apply(Scene(model, SGD(model.parameters(), 0.1), loss))
+    with Instead(change.functions):
+        loss(model).backward()
+    assert torch.allclose(model.weight.grad, torch.full((3, 3), 2e4))
 
 
 # --- Wiring ---------------------------------------------------------------------------------------

@@ -164,8 +164,17 @@ def _looks_like_a_norm(module: nn.Module) -> bool:
 
 
 def _kinds(model: nn.Module) -> dict[str, tuple[nn.Module, Kind]]:
-    found = ((name, module, _kind(module)) for name, module in model.named_modules())
-    return {name: (module, kind) for name, module, kind in found if kind is not None}
+    """Parts by name; a leaf is looked at once for all that look alike."""
+    known: dict[tuple[type, str], Kind | None] = {}
+    found: dict[str, tuple[nn.Module, Kind]] = {}
+    for name, module in model.named_modules():
+        key = type(module), "" if module._modules else repr(module)
+        if module._modules or key not in known:
+            known[key] = _kind(module)
+        kind = known[key]
+        if kind is not None:
+            found[name] = (module, kind)
+    return found
 
 
 def _chain(model: nn.Module) -> list[Part]:

@@ -9,7 +9,7 @@ from steadygrad.remedies._patch import carry_out, listed
 from steadygrad.remedies.remedy import Change, Scene, Unfit, remedy
 
 
-@remedy("zero-bias", "initialisation", cures=("G202", "G301", "G105"), size=2)
+@remedy("zero-bias", "initialisation", cures=("G202", "G301", "G302", "G105"), size=2)
 def zero_bias(scene: Scene) -> Change:
     """Zero the biases of the layers and norms the finding points at, or of all.
 

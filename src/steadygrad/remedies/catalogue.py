@@ -8,8 +8,10 @@ from steadygrad.remedies.biases import zero_bias
 from steadygrad.remedies.classical import kaiming_init, orthogonal_init, xavier_init
 from steadygrad.remedies.critical import critical_init
 from steadygrad.remedies.dead import revive
+from steadygrad.remedies.decay import weaker_decay
 from steadygrad.remedies.deepnorm import deep_norm
 from steadygrad.remedies.delta import delta_orthogonal
+from steadygrad.remedies.ends import linear_output, no_last_relu
 from steadygrad.remedies.epsilon import eps_half, larger_eps
 from steadygrad.remedies.guarded import GUARDS
 from steadygrad.remedies.jacobian import jacobian_init
@@ -40,6 +42,8 @@ REMEDIES: tuple[Remedy, ...] = (
     standardise_target,
     with_logits,
     cross_entropy,
+    no_last_relu,
+    linear_output,
     larger_eps,
     *FACTORS,
     sharpness_lr,
@@ -50,6 +54,7 @@ REMEDIES: tuple[Remedy, ...] = (
     rmsprop,
     sgd_momentum,
     eps_half,
+    weaker_decay,
     zero_bias,
     revive,
     level_init,

@@ -10,7 +10,12 @@ from steadygrad.remedies._patch import carry_out, listed
 from steadygrad.remedies.remedy import Change, Scene, remedy
 
 
-@remedy("xavier-init", "initialisation", cures=("G201", "G202", "G203", "G204", "G206"), size=3)
+@remedy(
+    "xavier-init",
+    "initialisation",
+    cures=("G201", "G202", "G203", "G204", "G206", "G302"),
+    size=3,
+)
 def xavier_init(scene: Scene) -> Change:
     """Draw weights uniformly with variance 2 / (fan_in + fan_out), and zero the biases.
 
@@ -26,7 +31,12 @@ def xavier_init(scene: Scene) -> Change:
     return _drawn(scene, _each(layers, "nn.init.xavier_uniform_(weight)"), layers)
 
 
-@remedy("kaiming-init", "initialisation", cures=("G201", "G202", "G203", "G204", "G206"), size=3)
+@remedy(
+    "kaiming-init",
+    "initialisation",
+    cures=("G201", "G202", "G203", "G204", "G206", "G301"),
+    size=3,
+)
 def kaiming_init(scene: Scene) -> Change:
     """Draw weights from N(0, 2 / fan_in), and zero the biases.
 

@@ -13,7 +13,7 @@ from steadygrad.remedies.remedy import Change, Scene, Unfit, remedy
 @remedy(
     "level-init",
     "initialisation",
-    cures=("G201", "G202", "G102", "G101", "G104", "G103", "G204", "G206"),
+    cures=("G201", "G202", "G102", "G101", "G104", "G103", "G204", "G206", "G203", "G301", "G302"),
     size=3,
 )
 def level_init(scene: Scene) -> Change:

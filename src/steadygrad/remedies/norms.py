@@ -16,7 +16,12 @@ Code = Callable[[Layer, tuple[int, ...]], str | None]
 """The code that makes a norm for a layer whose output has this shape; None where none fits."""
 
 
-@remedy("batch-norm", "normalisation", cures=("G102", "G104", "G101", "G103", "G202"), size=4)
+@remedy(
+    "batch-norm",
+    "normalisation",
+    cures=("G102", "G104", "G101", "G103", "G202", "G302", "G105"),
+    size=4,
+)
 def batch_norm(scene: Scene) -> Change:
     """Put a batch norm behind hidden layers: those the finding points at, or all.
 
@@ -31,7 +36,12 @@ def batch_norm(scene: Scene) -> Change:
     return _inserted(scene, _batch_norm)
 
 
-@remedy("layer-norm", "normalisation", cures=("G102", "G104", "G101", "G103", "G202"), size=4)
+@remedy(
+    "layer-norm",
+    "normalisation",
+    cures=("G102", "G104", "G101", "G103", "G202", "G302", "G105"),
+    size=4,
+)
 def layer_norm(scene: Scene) -> Change:
     """Put a layer norm behind hidden layers: those the finding points at, or all.
 

@@ -75,7 +75,7 @@ for another reason is only shaken.
 
 **Reference.** Smith 2017 (arXiv 1506.01186), section 3.3: rates that are too low cost time."""
 
-TOO_HIGH = ("G401", "G403", "G412", "G108", "G005")
+TOO_HIGH = ("G401", "G403", "G412", "G108", "G005", "G301")
 TOO_LOW = ("G402", "G411", "G405")
 
 
@@ -142,7 +142,7 @@ def sharpness_lr(scene: Scene) -> Change:
     """Set the learning rate to 0.8 of the largest at which SGD is stable, by the loss's curvature.
 
     (2 + 2 momentum) / lambda_max, with lambda_max from power iteration on the first batch. All
-    groups keep the ratios of their rates. The factor is kept within 1e-3 and 1e3.
+    groups keep the ratios of their rates. It is not set above 1, or what it was (chosen by us).
 
     **When it fails.** Curvature changes as training goes on, mostly up; another batch has another.
     Where the network is dead it is flat, and any rate looks stable. Adaptive optimizers follow
@@ -161,8 +161,8 @@ def sharpness_lr(scene: Scene) -> Change:
             "The largest curvature of the first batch's loss is not known, or not positive."
         )
     momentum = max(float(group.get("momentum", 0.0)) for group in groups)
-    factor = BELOW * largest_stable_lr(found, momentum) / highest
-    return _times(rounded(min(1e3, max(1e-3, factor)), 3))
+    wanted = min(BELOW * largest_stable_lr(found, momentum), max(1.0, highest))
+    return _times(rounded(wanted / highest, 3))
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:

@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from steadygrad.remedies._optimizer import held_by
 from steadygrad.remedies._patch import carry_out, listed
 from steadygrad.remedies.remedy import Change, Scene, Unfit, remedy
 
@@ -16,6 +15,7 @@ ADD = """\
 held = {id(one) for group in optimizer.param_groups for one in group["params"]}
 missing = [one for one in model.parameters() if one.requires_grad and id(one) not in held]
 optimizer.param_groups[0]["params"] += missing"""
+"""A group of their own would be left out by schedulers that exist, or make them raise."""
 
 
 @remedy("zero-before-backward", "wiring", cures=("G404",), size=1)
@@ -50,7 +50,7 @@ def rebuild_optimizer(scene: Scene) -> Change:
     **Reference.** torch's documentation of torch.optim: optimizers are to be built after the model
     is complete (Paszke 2019, section 4.3).
     """
-    held = held_by(scene.optimizer)
+    held = {id(one) for group in scene.optimizer.param_groups for one in group["params"]}
     if all(id(one) in held for one in scene.model.parameters() if one.requires_grad):
         raise Unfit("The optimizer holds all trainable parameters of the model.")
     carry_out(scene, ADD)
