@@ -19,6 +19,7 @@ NAMES = (
     "toy",
     "watch",
     "cause",
+    "cure",
 )
 
 

@@ -105,13 +105,18 @@ def planned(steps: int, seeds: Sequence[int], budget: int, *, draws: bool = True
 
 
 def cured(search: Search, diagnosed: Report, begin: float) -> Report:
-    """Search for a cure of what was found, unless nothing was.
+    """Search for a cure of what was found, unless nothing was and the loss falls.
 
     An interrupt ends the search; what is known by then is reported.
     """
     try:
-        search.untouched()
-        if diagnosed.worst > Severity.note:
+        bare = search.untouched()
+        stands = all(one.stands for one in bare)
+        if stands and diagnosed.worst <= Severity.note:
+            search.said.append(
+                "nothing was found, yet the loss does not fall: what helps anywhere is tried"
+            )
+        if stands or diagnosed.worst > Severity.note:
             search.search(proposals(diagnosed.findings, diagnosed.folded))
             search.confirm()
     except KeyboardInterrupt:

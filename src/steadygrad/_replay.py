@@ -213,8 +213,8 @@ DISGUISES = (
 """What libraries raise when they meet a number that is not finite."""
 
 
-def is_disguised(error: BaseException) -> bool:
-    """Whether an exception may be a NaN in disguise."""
+def is_disguised(error: BaseException | str) -> bool:
+    """Whether an exception, or what it said, may be a NaN in disguise."""
     return any(words.lower() in str(error).lower() for words in DISGUISES)
 
 

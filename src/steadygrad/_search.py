@@ -68,13 +68,29 @@ class Plan:
         return whole + arms * (2 if self.random else 1) + 2 * self.steps
 
 
+GENERAL = ("adam", "selu", "lr-x0.1", "lr-x10", "layer-norm", "clip-norm", "level-init", "lr-x3")
+"""What is tried besides what was found calls for: chosen by us, one of each kind first."""
+
+ALIASES = {
+    "lower-lr": ("lr-x0.1", "lr-x0.3", "sharpness-lr"),
+    "higher-lr": ("lr-x10", "lr-x3", "sharpness-lr"),
+    "normalise": ("layer-norm", "batch-norm"),
+    "swap-activation": ("selu", "leaky-relu", "gelu"),
+    "skip-init": ("zero-branches",),
+    "scale-residual": ("depth-scaled-residual",),
+    "register-layers": ("register",),
+}
+"""Advice of findings that goes by other names than the remedies that do it."""
+
+
 def proposals(findings: Sequence[Finding], folded: Sequence[Finding]) -> list[Remedy]:
-    """Remedies for what was found, the most specific first.
+    """Remedies for what was found, the most specific of each kind first, then those of all trades.
 
     A finding's own advice comes first, then what is made for its code, then for its symptoms'.
     """
-    roots = [one for one in findings if one.severity > Severity.note] or list(findings)
-    names = [advice.remedy for one in roots for advice in one.try_next]
+    roots = [one for one in findings if one.severity > Severity.note]
+    advice = [one.remedy for found in roots for one in found.try_next]
+    names = [name for one in advice for name in ALIASES.get(one, (one,))]
     found = [BY_NAME[name] for name in names if name in BY_NAME]
     codes = [one.code for one in roots]
     codes += [code for one in roots for code in one.symptoms]
@@ -82,7 +98,18 @@ def proposals(findings: Sequence[Finding], folded: Sequence[Finding]) -> list[Re
     for code in dict.fromkeys(codes):
         mine = [one for one in REMEDIES if code in one.cures]
         found += sorted(mine, key=lambda one: (one.cures.index(code), one.size))
-    return list(dict.fromkeys(found))
+    found += [BY_NAME[name] for name in GENERAL]
+    return _in_turn(list(dict.fromkeys(found)))
+
+
+def _in_turn(remedies: Sequence[Remedy]) -> list[Remedy]:
+    """The first of each kind, then the second of each: what is alike fails alike."""
+    ranks: dict[str, int] = {}
+    ranked = []
+    for one in remedies:
+        ranks[one.kind] = ranks.get(one.kind, -1) + 1
+        ranked.append((ranks[one.kind], one))
+    return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def drawn(count: int, seed: int) -> list[tuple[Remedy, ...]]:

@@ -193,6 +193,60 @@ def run_command(  # noqa: PLR0913 - one argument for each option
     raise typer.Exit(_guarded(start, lambda _: None))
 
 
+@app.command(
+    name="cure",
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
+)
+def cure_command(  # noqa: PLR0913 - one argument for each option
+    target: Annotated[
+        str, typer.Argument(metavar="SCRIPT", help="A training script; with -m, a module.")
+    ],
+    arguments: ScriptArguments = None,
+    module: Annotated[bool, typer.Option("-m", help="Run a module, as python -m does.")] = False,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of a whole trial.")] = 60,
+    seeds: Annotated[int, typer.Option(help="Number of seeds that a change is proven on.")] = 3,
+    workers: Annotated[int, typer.Option(help="Trials that run at a time.")] = 2,
+    budget: Annotated[int, typer.Option(help="Steps of training in all, at most.")] = 1000,
+    timeout: Annotated[float, typer.Option(help="Seconds that one trial may take.")] = 600.0,
+    blind: Annotated[
+        bool,
+        typer.Option("--random/--no-random", help="Give blind draws as many steps, to compare."),
+    ] = True,
+    dask: Annotated[
+        str | None,
+        typer.Option(help="Run the trials on a Dask cluster at this address.", show_default=False),
+    ] = None,
+    form: FormOption = Format.text,
+    output: OutputOption = None,
+    fail_on: FailOption = Level.risk,
+) -> None:
+    """Find out what is wrong with a training, and which change proves to help.
+
+    The script runs as often as there are trials, each in a process of its own, with one thing
+    changed at a hook, and ends after some steps. What it writes goes to a scratch directory. A
+    change is prescribed when it is better than no change on every seed. Ctrl-C shows what is known
+    by then.
+
+    Exit codes: 0 healthy, 1 findings, 2 could not look.
+    """
+    from steadygrad.launch.cured import Options
+
+    options = Options(
+        target, tuple(arguments or ()), module, steps, seeds, budget, workers, timeout, blind, dask
+    )
+
+    def start() -> int:
+        from steadygrad.launch.cured import cure_script
+        from steadygrad.launch.progress import Bar
+
+        with Bar(sys.stderr, budget) as bar:
+            report = cure_script(options, bar.tell, bar.say)
+        _write(_rendered(report, form, sys.stdout), output, sys.stdout)
+        return _exit_code(report, fail_on)
+
+    raise typer.Exit(_guarded(start, lambda _: None))
+
+
 @app.command(name="report")
 def report_command(
     run: Annotated[

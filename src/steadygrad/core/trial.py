@@ -16,6 +16,7 @@ Verdict = Literal["helps", "no effect", "worse", "crashed", "unfit", "unsure"]
 
 SHARE = 5  # the end is the last fifth of the losses: chosen by us, against the noise of batches
 LEAST = 0.05  # of the untouched loss that a remedy has to take away at least: chosen by us
+FALLEN = 0.02  # of itself that a loss falls by where anything is learned: chosen by us
 CLOSE = 0.05  # of the best gain that a smaller change may lack
 T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 """97.5 % quantiles of Student's t by degrees of freedom; above 9 it is taken for 2."""
@@ -58,6 +59,14 @@ class Outcome:
         if self.error or self.unfit or not last or not all(map(math.isfinite, last)):
             return math.inf
         return median(last)
+
+    @property
+    def stands(self) -> bool:
+        """Whether the loss has not fallen from the first fifth of the steps to the last."""
+        count = len(self.losses)
+        first = self.losses[: max(1, count // SHARE)]
+        finite = bool(first) and all(map(math.isfinite, first))
+        return not finite or self.end(count) > median(first) - FALLEN * abs(median(first))
 
 
 @dataclass(frozen=True, slots=True)

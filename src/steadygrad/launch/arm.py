@@ -1,4 +1,4 @@
-"""One trial of a user's script, in a process of its own: `python -m steadygrad.launch.arm JOB`."""
+"""One trial of a user's script, in a process of its own: `python -m steadygrad.launch.arm HOME`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from steadygrad.remedies.remedy import Scene, Unfit
 from steadygrad.replay.captured import CannotLook
 from steadygrad.replay.randomness import kept
 
+JOB, RESULT, SAID = "job.json", "result.json", "said.txt"
 STUBBORN = 3  # times that a script may go on after its last step, before its process is ended
 
 
@@ -242,21 +243,37 @@ def _seed(seed: int) -> None:
         setattr(owner, "manual_seed" if owner is torch else "seed", seeded)
 
 
-def main() -> None:
-    """Do the job that a file holds, and leave the result beside it."""
-    path = Path(sys.argv[1])
-    given = json.loads(path.read_text())
+def obey(folder: str) -> None:
+    """Do the job that a directory holds, and leave the result there; what is said goes to a file.
+
+    The process leads a session of its own, so that it can be ended with all that it starts.
+    """
+    home = Path(folder)
+    if os.getsid(0) != os.getpid():
+        os.setsid()
+    _redirect(home / SAID)
+    os.environ.setdefault("WANDB_MODE", "disabled")
+    given = json.loads((home / JOB).read_text())
     lists = {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
     job = Job(**{**given, **lists})
-    home = path.parent
 
     def save(result: Result) -> None:
         fresh = home / "result.new"
         fresh.write_text(json.dumps(asdict(result)))
-        fresh.rename(home / "result.json")
+        fresh.rename(home / RESULT)
 
     (look if job.looks else perform)(job, home, save)
 
 
+def _redirect(path: Path) -> None:
+    """Send what is written to standard output and error to a file, and read from nothing."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    said = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(nothing, 0)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    sys.stdin = os.fdopen(0, closefd=False)  # multiprocessing has put another in its place
+
+
 if __name__ == "__main__":
-    main()
+    obey(sys.argv[1])

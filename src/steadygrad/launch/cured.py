@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,16 +13,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from steadygrad._cure import cured, joined, planned
+from steadygrad._replay import is_disguised
 from steadygrad._search import Search
 from steadygrad.core.finding import from_json
 from steadygrad.core.report import Report
 from steadygrad.core.trial import Arm, Cure, Outcome
-from steadygrad.launch.arm import Job, Result
+from steadygrad.launch.arm import JOB, RESULT, SAID, Job, Result, obey
 from steadygrad.replay.captured import CannotLook
 
 SHOWN = 2000  # characters of what a process said last that are kept
@@ -40,6 +43,7 @@ class Options:
     workers: int = 1
     timeout: float = 600.0
     random: bool = True
+    dask: str | None = None
 
 
 @dataclass(slots=True)
@@ -101,9 +105,9 @@ def cure_script(
         plan = planned(options.steps, seeds, options.budget, draws=options.random)
     except ValueError as error:
         raise CannotLook(str(error)) from None
-    say(f"up to {plan.most} steps of training in all, {options.workers} at a time")
+    say(f"up to {options.budget} steps of training in all, {options.workers} trials at a time")
     begin = time.perf_counter()
-    with _pool(options.workers) as executor:
+    with _executor(options) as executor:
         bench = Bench(options, executor, timeout=options.timeout)
         search = Search(bench.run, plan, tell)
         first = bench.look() if not options.module else Result(Outcome())
@@ -124,16 +128,20 @@ def cure_script(
 
 
 def _check_untouched(search: Search, options: Options) -> None:
-    """Raise CannotLook where the script, as it is, makes no step or cannot be run."""
+    """Raise CannotLook where the script, as it is, makes no step or cannot be run.
+
+    An exception while the losses are not finite may be what is to be cured.
+    """
     outcomes = list(search.known.values())
-    if all(not one.losses for one in outcomes):
-        why = next((one.error for one in outcomes if one.error), "it made no step")
-        last = why.strip().splitlines()[-1]
+    errors = [one.error for one in outcomes if one.error]
+    finite = all(math.isfinite(loss) for one in outcomes for loss in one.losses)
+    if len(errors) == len(outcomes) and finite and not is_disguised(errors[0]):
+        last = errors[0].strip().splitlines()[-1]
         raise CannotLook(
-            f"expected {options.target} to train, got a script that made no step: {last}"
+            f"expected {options.target} to train for {options.steps} steps, got {last}"
         )
     shortest = min(len(one.losses) for one in outcomes)
-    if shortest < options.steps and not any(one.error for one in outcomes):
+    if shortest < options.steps and not errors:
         search.said.append(f"the script ends after {shortest + 1} steps: trials are as long")
 
 
@@ -151,19 +159,39 @@ def _redirected(written: set[str]) -> str:
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[Executor]:
-    """Threads that wait for processes; an interrupt lets go of those that have not begun."""
-    executor = ThreadPoolExecutor(workers, thread_name_prefix="steadygrad-cure")
+def _executor(options: Options) -> Iterator[Executor]:
+    """Threads that wait for processes, here or on a cluster; an interrupt ends what is running."""
+    if options.dask is None:
+        executor: Executor = ThreadPoolExecutor(options.workers)
+    else:
+        executor = _on_dask(options.dask)
     try:
         yield executor
     finally:
-        _end_all()
+        for leader in list(RUNNING):
+            _end(leader)
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _on_dask(address: str) -> Executor:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise CannotLook(
+            "expected Dask for --dask, which is not installed: pip install 'steadygrad[dask]'"
+        ) from None
+    try:
+        executor: Executor = Client(address, timeout=10).get_executor()
+    except OSError as error:
+        raise CannotLook(f"expected a Dask scheduler at {address}, got {error}") from None
+    return executor
 
 
 # --- A process -----------------------------------------------------------------------------------
 
-RUNNING: set[subprocess.Popen[bytes]] = set()
+SERVER = multiprocessing.get_context("forkserver")
+RUNNING: set[int] = set()
+"""Processes that make a trial now, each the leader of a session of its own."""
 
 
 def performed(job: Job, timeout: float) -> Result:
@@ -171,51 +199,49 @@ def performed(job: Job, timeout: float) -> Result:
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="steadygrad-") as folder:
         home = Path(folder)
-        (home / "job.json").write_text(json.dumps(asdict(job)))
-        said = home / "said.txt"
-        code = _wait(home / "job.json", said, timeout)
-        result = _read(home / "result.json")
+        (home / JOB).write_text(json.dumps(asdict(job)))
+        daemon = multiprocessing.current_process().daemon  # as a worker of Dask, which may not fork
+        code = (_fresh if daemon else _forked)(home, timeout)
+        result = _read(home / RESULT)
         if result is not None:
             return result
-        why = _why(code, said, timeout)
+        why = _why(code, home / SAID, timeout)
         return Result(Outcome(error=why, seconds=time.perf_counter() - begin))
 
 
-def _wait(job: Path, said: Path, timeout: float) -> int | None:
-    """Start a process, and wait for it; None where its time was up."""
-    command = [sys.executable, "-m", "steadygrad.launch.arm", str(job)]
-    environment = {"WANDB_MODE": "disabled", **os.environ}
-    with said.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=environment,
-        )
-        RUNNING.add(process)
-        try:
-            return process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            _end(process)
-            RUNNING.discard(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it has started."""
+def _forked(home: Path, timeout: float) -> int | None:
+    """Fork a process off one that has imported torch; None where its time was up."""
+    SERVER.set_forkserver_preload(["steadygrad.launch.arm"])
+    process = SERVER.Process(target=obey, args=(str(home),))
+    process.start()
+    RUNNING.add(process.pid or 0)
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.wait()
+        process.join(timeout)
+        return process.exitcode
+    finally:
+        _end(process.pid or 0)
+        process.join()
 
 
-def _end_all() -> None:
-    for process in list(RUNNING):
-        _end(process)
+def _fresh(home: Path, timeout: float) -> int | None:
+    """Start an interpreter of its own."""
+    command = [sys.executable, "-m", "steadygrad.launch.arm", str(home)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    RUNNING.add(process.pid)
+    try:
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        _end(process.pid)
+        process.wait()
+
+
+def _end(leader: int) -> None:
+    """End a process and all that it has started."""
+    RUNNING.discard(leader)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _read(path: Path) -> Result | None:

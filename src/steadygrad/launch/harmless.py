@@ -27,13 +27,14 @@ Function = Callable[..., Any]
 class Scratch:
     """A directory that stands in for the rest of the disk; `written` are paths that it has taken.
 
-    Temporary directories, devices, and caches below ~/.cache are the script's own to write to.
+    Devices, and caches below ~/.cache, are the script's own to write to; temporary files are made
+    inside of it.
     """
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.written: set[str] = set()
-        free = (home, Path(tempfile.gettempdir()), Path.home() / ".cache")
+        free = (home, Path.home() / ".cache")
         self._free = ("/dev/", "/proc/", *(f"{one.resolve()}{os.sep}" for one in free))
 
     def twin(self, path: Any) -> str | None:
@@ -72,7 +73,11 @@ def harmless(scratch: Scratch) -> Iterator[None]:
     import safetensors.torch
     import torch
 
+    temporary = scratch.home / "tmp"
+    temporary.mkdir()
     with ExitStack() as stack:
+        stack.enter_context(patch.dict(os.environ, TMPDIR=str(temporary)))
+        stack.enter_context(patch.object(tempfile, "tempdir", str(temporary)))
         for owner, name, stand_in in (
             (builtins, "open", _opened(open, scratch)),
             (io, "open", _opened(io.open, scratch)),

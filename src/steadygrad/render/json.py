@@ -10,6 +10,7 @@ from typing import Any
 from steadygrad import __version__
 from steadygrad.core.finding import Finding
 from steadygrad.core.report import Report
+from steadygrad.core.trial import Cure, Trial
 
 
 def json(report: Report) -> str:
@@ -31,8 +32,48 @@ def as_dict(report: Report) -> dict[str, Any]:  # JSON: strings, numbers, lists 
         "folded": [_finding(one) for one in report.folded],
         "clear": list(report.clear),
         "blind": [{"code": one.code, "why": one.why} for one in report.blind],
-        "trials": [],
+        "trials": [_trial(one, report.cure) for one in report.cure.trials] if report.cure else [],
+        "cure": _cure(report.cure),
         "cost": numbers(report.cost),
+    }
+
+
+def _cure(cure: Cure | None) -> dict[str, Any] | None:  # JSON, as above
+    """What is prescribed, and what its longer run has shown; None where nothing was tried."""
+    if cure is None:
+        return None
+    longer = cure.confirmation
+    return {
+        "chosen": cure.chosen,
+        "patch": "" if cure.prescription is None else cure.prescription.patch,
+        "steps": cure.spent,
+        "confirmation": None
+        if longer is None
+        else {
+            "steps": longer.steps,
+            "seed": longer.seed,
+            "before": number(longer.before),
+            "after": number(longer.after),
+        },
+        "said": list(cure.said),
+    }
+
+
+def _trial(one: Trial, cure: Cure) -> dict[str, Any]:  # JSON, as above
+    return {
+        "remedies": list(one.remedies),
+        "seeds": list(one.seeds),
+        "steps": one.steps,
+        "before": [number(loss) for loss in one.before],
+        "after": [number(loss) for loss in one.after],
+        "effect": number(one.effect),
+        "interval": [number(end) for end in one.interval],
+        "verdict": one.verdict,
+        "random": one.random,
+        "chosen": one is cure.prescription,
+        "patch": one.patch,
+        "imitates": one.imitates,
+        "why": one.why,
     }
 
 

@@ -15,8 +15,10 @@ from rich.text import Text
 
 from steadygrad.core.finding import Advice, Finding, Severity
 from steadygrad.core.report import Report
+from steadygrad.core.trial import Confirmation
 from steadygrad.render.code import broken
 from steadygrad.render.profile import STYLES, profile
+from steadygrad.render.trials import besides, loss_of, table
 from steadygrad.render.words import ASCII, UNICODE, Glyphs, clean, cut, evidence, marks, place
 
 NARROW = 56  # cells below which labels stand above what they name
@@ -81,7 +83,16 @@ def text(report: Report, width: int = 80, color: bool = False, ascii_only: bool 
     so that they can be pasted.
     """
     page = Page(max(width, 40), ASCII if ascii_only else UNICODE)
-    blocks: tuple[Block, ...] = (_verdict, _causes, _notes, _profile, _unseen, _cost)
+    blocks: tuple[Block, ...] = (
+        _verdict,
+        _causes,
+        _notes,
+        _tried,
+        _prescribed,
+        _profile,
+        _unseen,
+        _cost,
+    )
     drawn = [list(block(report, page)) for block in blocks]
     lines = chain.from_iterable([*block, Text()] for block in drawn if block)
     return _painted(list(lines)[:-1], page.width, color)
@@ -226,6 +237,42 @@ def _notes(report: Report, page: Page) -> Iterable[Text]:
             yield from _indented(rest, 2)
 
 
+# --- Trials ---------------------------------------------------------------------------------------
+
+
+def _tried(report: Report, page: Page) -> Iterable[Text]:
+    if report.cure is None or len(report.cure.trials) < 2:
+        return
+    yield from table(report.cure, page.width, page.glyphs)
+    for words in besides(report.cure, page.glyphs):
+        yield from _indented(page.wrapped(words, 2), 2, "dim")
+
+
+def _prescribed(report: Report, page: Page) -> Iterable[Text]:
+    """The lines to paste and their longer run, or that nothing helped."""
+    cure = report.cure
+    if cure is None:
+        return
+    chosen = cure.prescription
+    if chosen is not None:
+        came = "what comes to the same as was tried" if chosen.imitates else "proven on all seeds"
+        yield Text("  paste this", "bold").append(f" ({came})", "not bold dim")
+        for line in broken(chosen.patch, page.width - 4):
+            yield Text(f"    {page.clean(line)}", "cyan")
+    elif len(cure.trials) > 1:
+        yield Text("  nothing helped on every seed", "bold")
+    if cure.confirmation is not None:
+        yield from _indented(page.wrapped(_confirmed(cure.confirmation), 2), 2)
+    for words in cure.said:
+        yield from _indented(page.wrapped(page.clean(words), 2), 2, "dim")
+
+
+def _confirmed(longer: Confirmation) -> str:
+    before, after = loss_of(longer.before), loss_of(longer.after)
+    holds = "" if longer.holds else ": it does not hold for longer"
+    return f"longer run ({longer.steps} steps, 1 seed): loss {before} -> {after}{holds}"
+
+
 # --- Profile, blind spots, and cost ---------------------------------------------------------------
 
 
@@ -251,7 +298,10 @@ def _unseen(report: Report, page: Page) -> Iterable[Text]:
 def _cost(report: Report, page: Page) -> Iterable[Text]:
     said = [f"{_plural(len(report.clear), 'check')} clear"] if report.clear else []
     seconds = report.cost.get("seconds", math.nan)
-    if "overhead" in report.cost:
+    if report.cure is not None:
+        steps = _plural(report.cure.spent, "step")
+        said.append(f"{steps} of training in {seconds:.0f} s of trials")
+    elif "overhead" in report.cost:
         said.append(_watched(report, seconds))
     elif math.isfinite(seconds):
         said.append(_looked(seconds, report.cost.get("relative_to_step", math.nan), page.glyphs))

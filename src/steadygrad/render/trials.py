@@ -1,0 +1,101 @@
+"""The table of a cure: what was tried, what it came to, and the lines to paste."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from steadygrad.core.trial import Cure, Trial
+from steadygrad.render.words import Glyphs, clean, cut
+
+LOSS = 8  # cells of a loss
+EFFECT = 22  # cells of a difference and its interval
+ROWS = 6  # of trials that went on, and as many of blind draws
+STYLES = {"helps": "bold green", "worse": "yellow", "crashed": "red"}
+
+
+def table(cure: Cure, width: int, glyphs: Glyphs) -> Iterable[Text]:
+    """One line for each trial that went on to all steps, the others in a sentence."""
+    rows = [one for one in cure.trials if one.verdict != "unfit"]
+    if not rows:
+        return
+    steps, seeds = rows[0].steps, len(rows[0].seeds)
+    went_on = [one for one in rows if one.steps == steps]
+    mine = [one for one in went_on if not one.random][: ROWS + 1]
+    drawn = [one for one in went_on if one.random]
+    best = min((one for one in drawn), key=lambda one: (-len(one.after), _mean(one)), default=None)
+    shown = [*mine, *([best] if best is not None else [])]
+    names = _names(shown, width, seeds)
+    head = f"  {'remedy':<{names}}{f'loss after {steps} steps':<{seeds * LOSS + 2}}"
+    wide = _wide(width, names, seeds)
+    yield Text(f"{head}{'against no change':<{EFFECT}}verdict" if wide else head, "dim")
+    for one in shown:
+        yield _row(one, names, seeds, width, glyphs)
+
+
+def _names(rows: Sequence[Trial], width: int, seeds: int) -> int:
+    """Cells of the column of names."""
+    longest = max(cell_len(_name(one)) for one in rows) + 2
+    room = width - 2 - (seeds * LOSS + 2) - EFFECT - 9
+    return max(14, min(longest, max(room, 14)))
+
+
+def _wide(width: int, names: int, seeds: int) -> bool:
+    return width >= 2 + names + seeds * LOSS + 2 + EFFECT + 9
+
+
+def _name(one: Trial) -> str:
+    return f"random: {one.name}" if one.random else one.name
+
+
+def _row(one: Trial, names: int, seeds: int, width: int, glyphs: Glyphs) -> Text:
+    name = cut(clean(_name(one), glyphs), names - 2, glyphs)
+    losses = "".join(f"{loss_of(loss):<{LOSS}}" for loss in one.after)
+    line = Text(f"  {name:<{names}}{losses:<{seeds * LOSS + 2}}")
+    if not one.remedies:
+        return line
+    if not _wide(width, names, seeds):
+        return line.append(one.verdict, STYLES.get(one.verdict, ""))
+    line.append(f"{_effect(one):<{EFFECT}}")
+    return line.append(_verdict(one), STYLES.get(one.verdict, ""))
+
+
+def _verdict(one: Trial) -> str:
+    return "1 seed" if one.verdict == "unsure" else one.verdict
+
+
+def _effect(one: Trial) -> str:
+    low, high = one.interval
+    if math.isinf(one.effect):
+        return "no longer breaks" if one.effect < 0 else "breaks"
+    span = f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else ""
+    return f"{one.effect:+.2f}{span}"
+
+
+def loss_of(loss: float) -> str:
+    """A loss in few cells."""
+    if not math.isfinite(loss):
+        return "broken"
+    return f"{loss:.3f}" if 0.001 <= abs(loss) < 1000 else f"{loss:.1e}"
+
+
+def _mean(one: Trial) -> float:
+    return sum(one.after) / len(one.after)
+
+
+def besides(cure: Cure, glyphs: Glyphs) -> list[str]:
+    """Sentences on what the table leaves out."""
+    rows = [one for one in cure.trials if one.verdict != "unfit"]
+    steps = rows[0].steps if rows else 0
+    short = [one for one in rows if one.steps < steps and not one.random]
+    draws = [one for one in rows if one.random]
+    said = []
+    if short:
+        names = ", ".join(one.name for one in short)
+        said.append(f"{short[0].steps} steps sufficed to drop {names}.")
+    if draws:
+        said.append(f"Random search drew {len(draws)} changes for as many steps.")
+    return [clean(words, glyphs) for words in said]
