@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 
 from steadygrad._check import check
 from steadygrad._search import Plan, Search, Tell, proposals
-from steadygrad._watch import watch
+from steadygrad._watch import Plan as WatchPlan
+from steadygrad._watch import Watch
 from steadygrad.core.finding import Finding, Severity
 from steadygrad.core.record import record_of
 from steadygrad.core.report import Report, fold
@@ -146,7 +147,8 @@ def diagnosis_of(setup: Make, plan: Plan) -> Report:
         looked = check(made.model, loss=lambda m: made.loss(m, batch), optimizer=made.optimizer)
     with seeded(plan.seeds[0]):
         made = setup()
-        with watch(made.model, made.optimizer) as run:
+        silent = WatchPlan(None, 0.05, type(made.model).__name__, lambda _: None)
+        with Watch((made.model,), (made.optimizer,), silent) as run:
             for _ in trained(made, plan.steps):
                 pass
         watched = run.report()

@@ -229,16 +229,18 @@ def cure_command(  # noqa: PLR0913 - one argument for each option
 
     Exit codes: 0 healthy, 1 findings, 2 could not look.
     """
-    from steadygrad.launch.cured import Options
+    from steadygrad.launch.server import begin
 
-    options = Options(
-        target, tuple(arguments or ()), module, steps, seeds, budget, workers, timeout, blind, dask
-    )
+    begin()  # first, as it takes a while
 
     def start() -> int:
-        from steadygrad.launch.cured import cure_script
+        from steadygrad.launch.cured import Options, cure_script
         from steadygrad.launch.progress import Bar
 
+        given = tuple(arguments or ())
+        options = Options(
+            target, given, module, steps, seeds, budget, workers, timeout, blind, dask
+        )
         with Bar(sys.stderr, budget) as bar:
             report = cure_script(options, bar.tell, bar.say)
         _write(_rendered(report, form, sys.stdout), output, sys.stdout)

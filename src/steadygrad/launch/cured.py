@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from steadygrad.core.finding import from_json
 from steadygrad.core.report import Report
 from steadygrad.core.trial import Arm, Cure, Outcome
 from steadygrad.launch.arm import JOB, RESULT, SAID, Job, Result, obey
+from steadygrad.launch.server import SERVER, begin
 from steadygrad.replay.captured import CannotLook
 
 SHOWN = 2000  # characters of what a process said last that are kept
@@ -106,7 +108,7 @@ def cure_script(
     except ValueError as error:
         raise CannotLook(str(error)) from None
     say(f"up to {options.budget} steps of training in all, {options.workers} trials at a time")
-    begin = time.perf_counter()
+    since = time.perf_counter()
     with _executor(options) as executor:
         bench = Bench(options, executor, timeout=options.timeout)
         search = Search(bench.run, plan, tell)
@@ -121,7 +123,7 @@ def cure_script(
         slowest = max(one.outcome.seconds for one in bare)
         bench.timeout = min(options.timeout, 60 + PATIENT * slowest)
         _say_what_varies(search)
-        report = cured(search, diagnosed, begin)
+        report = cured(search, diagnosed, since)
         if bench.written:
             search.said.append(_redirected(bench.written))
         return replace(report, cure=search.cure())
@@ -136,13 +138,19 @@ def _check_untouched(search: Search, options: Options) -> None:
     errors = [one.error for one in outcomes if one.error]
     finite = all(math.isfinite(loss) for one in outcomes for loss in one.losses)
     if len(errors) == len(outcomes) and finite and not is_disguised(errors[0]):
-        last = errors[0].strip().splitlines()[-1]
         raise CannotLook(
-            f"expected {options.target} to train for {options.steps} steps, got {last}"
+            f"expected {options.target} to train for {options.steps} steps, got {_last(errors[0])}"
         )
     shortest = min(len(one.losses) for one in outcomes)
     if shortest < options.steps and not errors:
         search.said.append(f"the script ends after {shortest + 1} steps: trials are as long")
+
+
+def _last(error: str) -> str:
+    """The last line of a traceback, with the place that it came from."""
+    places = re.findall(r'File "(.+?)", line (\d+)', error)
+    at = f" ({os.path.basename(places[-1][0])}:{places[-1][1]})" if places else ""
+    return error.strip().splitlines()[-1] + at
 
 
 def _say_what_varies(search: Search) -> None:
@@ -189,14 +197,13 @@ def _on_dask(address: str) -> Executor:
 
 # --- A process -----------------------------------------------------------------------------------
 
-SERVER = multiprocessing.get_context("forkserver")
 RUNNING: set[int] = set()
 """Processes that make a trial now, each the leader of a session of its own."""
 
 
 def performed(job: Job, timeout: float) -> Result:
     """Run a job in a process of its own, which has so many seconds."""
-    begin = time.perf_counter()
+    since = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="steadygrad-") as folder:
         home = Path(folder)
         (home / JOB).write_text(json.dumps(asdict(job)))
@@ -206,12 +213,12 @@ def performed(job: Job, timeout: float) -> Result:
         if result is not None:
             return result
         why = _why(code, home / SAID, timeout)
-        return Result(Outcome(error=why, seconds=time.perf_counter() - begin))
+        return Result(Outcome(error=why, seconds=time.perf_counter() - since))
 
 
 def _forked(home: Path, timeout: float) -> int | None:
     """Fork a process off one that has imported torch; None where its time was up."""
-    SERVER.set_forkserver_preload(["steadygrad.launch.arm"])
+    begin()
     process = SERVER.Process(target=obey, args=(str(home),))
     process.start()
     RUNNING.add(process.pid or 0)

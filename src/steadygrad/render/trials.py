@@ -96,6 +96,8 @@ def besides(cure: Cure, glyphs: Glyphs) -> list[str]:
     if short:
         names = ", ".join(one.name for one in short)
         said.append(f"{short[0].steps} steps sufficed to drop {names}.")
+    crashed = [one for one in rows if one.verdict == "crashed"]
+    said += [f"{one.name}: {one.why.strip().splitlines()[-1]}." for one in crashed[:3]]
     if draws:
         said.append(f"Random search drew {len(draws)} changes for as many steps.")
     return [clean(words, glyphs) for words in said]

@@ -1,0 +1,290 @@
+"""Remedies are tried on a training, and only what is proven is prescribed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import steadygrad as sg
+from steadygrad._search import Plan, proposals
+from steadygrad.core.finding import Advice, Finding, Severity
+from steadygrad.launch.cured import Options, cure_script
+from steadygrad.render.json import as_dict
+from steadygrad.render.text import text
+from steadygrad.replay.captured import CannotLook
+
+SICK = """
+import os, sys
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+torch.manual_seed(0)
+steps, lr = int(sys.argv[1]), float(sys.argv[2])
+model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+teacher = torch.randn(16, 4)
+if os.path.exists("best.pt"):
+    torch.load("best.pt")
+os.makedirs("out", exist_ok=True)
+for step in range(steps):
+    x = torch.randn(32, 16)
+    optimizer.zero_grad()
+    loss = F.mse_loss(model(x), x @ teacher)
+    loss.backward()
+    optimizer.step()
+    torch.save(model.state_dict(), "best.pt")
+    with open("log.txt", "a") as log:
+        log.write(f"{step}\\n")
+    with open("out/last.txt", "w") as last:
+        print(step, file=last)
+"""
+
+
+STUBBORN = """
+import torch
+
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+while True:
+    try:
+        optimizer.zero_grad()
+        (model(torch.randn(8, 4)) - 1).square().mean().backward()
+        optimizer.step()
+    except:
+        print("go on" * 1000)
+"""
+
+
+def _batches() -> Iterator[tuple[Tensor, Tensor]]:
+    teacher = torch.randn(16, 4, generator=torch.Generator().manual_seed(1))
+    while True:
+        x = torch.randn(32, 16)
+        yield x, x @ teacher
+
+
+def _loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return F.mse_loss(model(batch[0]), batch[1])
+
+
+def _setup(lr: float, scale: float = 1.0) -> sg.Setup:
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    with torch.no_grad():
+        for one in model.parameters():
+            one.mul_(scale)
+    return sg.Setup(model, torch.optim.SGD(model.parameters(), lr=lr), _loss, _batches())
+
+
+@pytest.fixture(scope="module")
+def diverging() -> sg.Report:
+    return sg.cure(partial(_setup, 3.0), steps=20, seeds=(0, 1), budget=400)
+
+
+def test_a_cure_is_proven_on_every_seed_and_its_patch_works(diverging: sg.Report) -> None:
+    cure = diverging.cure
+    assert cure is not None
+    chosen = cure.prescription
+    assert chosen is not None
+    assert chosen.verdict == "helps"
+    assert len(chosen.after) == 2
+    assert all(a < b for a, b in zip(chosen.after, chosen.before, strict=True))
+
+    torch.manual_seed(0)
+    made = _setup(3.0)
+    names: dict[str, Any] = {"model": made.model, "optimizer": made.optimizer, "sg": sg}
+    exec(chosen.patch, {**names, "torch": torch, "nn": nn, "F": F}, names)
+    for batch, _ in zip(made.batches, range(20), strict=False):
+        names["optimizer"].zero_grad()
+        loss = made.loss(made.model, batch)
+        loss.backward()
+        names["optimizer"].step()
+    assert float(loss.detach()) < 100
+
+
+def test_no_change_and_random_search_are_among_the_trials(diverging: sg.Report) -> None:
+    cure = diverging.cure
+    assert cure is not None
+    assert cure.trials[0].name == "no change"
+    assert any(one.random for one in cure.trials)
+    assert cure.spent <= 400
+
+
+def test_a_healthy_training_is_left_alone() -> None:
+    report = sg.cure(partial(_setup, 0.1), steps=20, seeds=(0, 1), budget=400)
+
+    assert report.verdict == "healthy"
+    assert report.cure is not None
+    assert [one.name for one in report.cure.trials] == ["no change"]
+    assert report.cure.chosen == ""
+
+
+def test_random_numbers_are_as_before() -> None:
+    before = torch.get_rng_state()
+    sg.cure(partial(_setup, 0.1), steps=8, seeds=(0, 1), budget=400)
+
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_what_raises_in_one_trial_is_one_trial_lost() -> None:
+    def setup() -> sg.Setup:
+        made = _setup(3.0)
+
+        def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+            if any(isinstance(one, nn.LayerNorm) for one in model.modules()):
+                raise ValueError("no norms here")
+            return _loss(model, batch)
+
+        return sg.Setup(made.model, made.optimizer, loss, made.batches)
+
+    report = sg.cure(setup, steps=12, seeds=(0, 1), budget=400)
+
+    assert report.cure is not None
+    assert report.cure.prescription is not None
+
+
+def test_wrong_arguments_are_told() -> None:
+    with pytest.raises(TypeError, match=r"returns a steadygrad\.Setup.*got int"):
+        sg.cure(lambda: 3)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match="two or more"):
+        sg.cure(partial(_setup, 0.1), seeds=(0,))
+    with pytest.raises(ValueError, match="budget"):
+        sg.cure(partial(_setup, 0.1), budget=100)
+    with pytest.raises(ValueError, match="8 or more"):
+        sg.cure(partial(_setup, 0.1), steps=2)
+
+
+def test_plans_keep_to_their_budget() -> None:
+    for steps in (20, 40, 60):
+        plan = Plan(steps, (0, 1, 2), 1000)
+        assert plan.most <= 1000
+        assert plan.width >= 2
+
+
+def test_a_findings_own_advice_is_tried_first_and_kinds_take_turns() -> None:
+    found = Finding(
+        Severity.risk, "weak", code="G201", try_next=(Advice("lsuv"), Advice("higher-lr"))
+    )
+    names = [one.name for one in proposals([found], [])]
+
+    assert names[:2] == ["lsuv", "lr-x10"]
+    kinds = [one.kind for one in proposals([found], [])][:5]
+    assert len(set(kinds)) == len(kinds)
+
+
+def test_the_table_fits_the_terminal_and_json_tells_all(diverging: sg.Report) -> None:
+    drawn = text(diverging, 80)
+    table = drawn[drawn.index("remedy ") : drawn.index("paste this")]
+    assert max(map(len, table.splitlines())) <= 80
+    assert "no change" in table
+    assert "helps" in table
+
+    told = json.loads(json.dumps(as_dict(diverging)))
+    assert told["cure"]["chosen"]
+    (chosen,) = [one for one in told["trials"] if one["chosen"]]
+    assert chosen["patch"] == told["cure"]["patch"]
+    assert chosen["verdict"] == "helps"
+
+
+# --- Scripts --------------------------------------------------------------------------------------
+
+
+def _run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "steadygrad", "cure", "--workers", "2", *arguments]
+    return subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "sick.py").write_text(SICK)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_script_is_cured_and_its_files_are_left_alone(home: Path) -> None:
+    options = ("--steps", "12", "--seeds", "2", "--budget", "260", "--format", "json")
+    ran = _run(home, *options, "sick.py", "30", "3.0")
+
+    assert ran.returncode == 1, ran.stderr
+    told = json.loads(ran.stdout)
+    assert told["cure"]["chosen"]
+    assert told["findings"][0]["code"] in ("G401", "G412")
+    assert sorted(one.name for one in home.iterdir()) == ["sick.py"]
+    assert "best.pt" in " ".join(told["cure"]["said"])
+
+
+def _cured(target: Path, *arguments: str, timeout: float = 60.0) -> sg.Report:
+    options = Options(str(target), arguments, steps=8, seeds=2, budget=160, random=False)
+    return cure_script(replace(options, timeout=timeout), lambda _: None, lambda _: None)
+
+
+def test_a_script_that_raises_is_told_with_its_line(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.py"
+    bad.write_text("import torch\nraise ValueError('no data')\n")
+
+    with pytest.raises(CannotLook, match=r"got ValueError: no data \(bad.py:2\)"):
+        _cured(bad)
+
+
+def test_a_script_that_reads_standard_input_finds_none(tmp_path: Path) -> None:
+    asks = tmp_path / "asks.py"
+    asks.write_text("input('how many? ')\n")
+
+    with pytest.raises(CannotLook, match="EOFError"):
+        _cured(asks)
+
+
+def test_a_script_that_hangs_has_its_time(tmp_path: Path) -> None:
+    hangs = tmp_path / "hangs.py"
+    hangs.write_text("import time\ntime.sleep(600)\n")
+
+    with pytest.raises(CannotLook, match="did not end within 1 s"):
+        _cured(hangs, timeout=1.0)
+
+
+def test_a_script_without_steps_is_told(tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing.py"
+    nothing.write_text("print('hello')\n")
+
+    with pytest.raises(CannotLook, match="no optimizer has stepped"):
+        _cured(nothing)
+    with pytest.raises(CannotLook, match="got nothing at"):
+        _cured(tmp_path / "missing.py")
+
+
+def test_a_script_that_catches_everything_is_ended_all_the_same(tmp_path: Path) -> None:
+    stubborn = tmp_path / "stubborn.py"
+    stubborn.write_text(STUBBORN)
+    report = _cured(stubborn)
+
+    assert report.cure is not None
+    assert report.cure.trials[0].steps == 8
+    assert report.cure.spent <= 160
+
+
+@pytest.mark.slow
+def test_an_interrupt_shows_what_is_known_and_leaves_no_process(home: Path) -> None:
+    command = [sys.executable, "-m", "steadygrad", "cure", "sick.py", "500", "3.0"]
+    process = subprocess.Popen(
+        command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(20)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode in (0, 1, 130), err
+    assert "no change" in out or "interrupted" in err
+    assert not os.path.exists(home / "best.pt")
