@@ -89,6 +89,19 @@ class Memory(nn.Module):
         return out
 
 
+class Edges(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inward, self.out = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.sigmoid(self.inward(x))
+        h = h / h.norm(dim=1, keepdim=True) + h.log().exp() + h.sqrt() * h.rsqrt()
+        h = h + (h / 100).acos() + torch.asin(h / 100) + torch.atanh(h / 100) + h.std()
+        scores: Tensor = self.out(h)
+        return scores
+
+
 def probabilities() -> Case:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.Softmax(1))
     optimizer = torch.optim.Adam(
@@ -111,6 +124,7 @@ CASES: dict[str, Make] = {
         Memory(), torch.randn(6, 7, 4), torch.arange(6) % 2 * 1.0, F.binary_cross_entropy
     ),
     "probabilities": probabilities,
+    "edges": lambda: classes(Edges(), torch.randn(12, 6)),
 }
 FEW = ("relu", "encoder", "probabilities")
 """Networks for remedies that do not look at the network."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steadygrad.remedies.activation import elu, gelu, leaky_relu, prelu, selu, silu, tailored_relu
 from steadygrad.remedies.attention import qk_norm
+from steadygrad.remedies.bad_data import drop_bad_samples
 from steadygrad.remedies.biases import zero_bias
 from steadygrad.remedies.classical import kaiming_init, orthogonal_init, xavier_init
 from steadygrad.remedies.critical import critical_init
@@ -23,6 +24,7 @@ from steadygrad.remedies.rate import FACTORS, sharpness_lr, warm_up
 from steadygrad.remedies.recurrence import chrono_init, orthogonal_recurrence
 from steadygrad.remedies.remedy import Remedy
 from steadygrad.remedies.residual import depth_scaled_residual, zero_branches
+from steadygrad.remedies.safe import SAFE
 from steadygrad.remedies.scale import standardise, standardise_target
 from steadygrad.remedies.scores import cross_entropy, with_logits
 from steadygrad.remedies.substitute import adam, adamw, rmsprop, sgd_momentum
@@ -45,6 +47,8 @@ REMEDIES: tuple[Remedy, ...] = (
     no_last_relu,
     linear_output,
     larger_eps,
+    *SAFE,
+    drop_bad_samples,
     *FACTORS,
     sharpness_lr,
     warm_up,
