@@ -33,15 +33,13 @@ def as_dict(report: Report) -> dict[str, Any]:  # JSON: strings, numbers, lists 
         "clear": list(report.clear),
         "blind": [{"code": one.code, "why": one.why} for one in report.blind],
         "trials": [_trial(one, report.cure) for one in report.cure.trials] if report.cure else [],
-        "cure": _cure(report.cure),
         "cost": numbers(report.cost),
+        **({} if report.cure is None else {"cure": _cure(report.cure)}),
     }
 
 
-def _cure(cure: Cure | None) -> dict[str, Any] | None:  # JSON, as above
-    """What is prescribed, and what its longer run has shown; None where nothing was tried."""
-    if cure is None:
-        return None
+def _cure(cure: Cure) -> dict[str, Any]:  # JSON, as above
+    """What is prescribed, and what its longer run has shown."""
     longer = cure.confirmation
     return {
         "chosen": cure.chosen,
