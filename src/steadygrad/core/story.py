@@ -1,0 +1,89 @@
+"""What a run left besides its steps: its events, what was kept of bad steps, how it was started."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steadygrad.core.stored import Stored
+
+MOST = 12  # incidents that are read; a run keeps ten jumps at most, and its first causes
+LARGEST = 50_000_000  # numbers of a ring beyond which it is none of ours
+
+Arrays = Mapping[str, NDArray[Any]]  # numbers of whatever type the file holds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Incident:
+    """The steps up to a bad one: `ring` holds `step` [steps], and metrics [steps, sites]."""
+
+    step: int
+    ring: Arrays
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Story:
+    """What a report may tell besides its findings; everything may be missing.
+
+    `command` started the run, `versions` are those it was made with, `path` is where it lies.
+    """
+
+    events: tuple[Mapping[str, Any], ...] = ()  # JSON: see lines.Object
+    incidents: tuple[Incident, ...] = ()
+    command: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    started: float = 0.0
+    path: str = ""
+
+
+def story_of(run: Stored) -> Story:
+    """Read what a run left besides its steps."""
+    versions, command = run.meta.get("versions"), run.meta.get("command")
+    started = run.meta.get("started")
+    return Story(
+        run.events,
+        incidents(run.path),
+        tuple(map(str, command)) if isinstance(command, list) else (),
+        {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {},
+        float(started) if isinstance(started, int | float) else 0.0,
+        str(run.path),
+    )
+
+
+def incidents(run: Path) -> tuple[Incident, ...]:
+    """Read what was kept of bad steps, the first ones first; what cannot be read is left out."""
+    below = run / "incidents"
+    named = [path for path in below.iterdir() if path.is_dir()] if below.is_dir() else []
+    steps = sorted((_step(path), path) for path in named if _step(path) >= 0)[:MOST]
+    return tuple(Incident(step, _ring(path / "ring.npz"), str(path)) for step, path in steps)
+
+
+def _step(path: Path) -> int:
+    """Return the step of a directory `70`, or `70-2` for its second incident; -1 if it is none."""
+    number = path.name.partition("-")[0]
+    return int(number) if number.isdecimal() and len(number) < 19 else -1
+
+
+def _ring(path: Path) -> Arrays:
+    """Read arrays of numbers; nothing in the file is executed."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            read = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return {}
+    whole = all(one.dtype.kind in "iuf" and one.size <= LARGEST for one in read.values())
+    step = read.get("step")
+    if not whole or step is None or step.ndim != 1:
+        return {}
+    return {
+        name: one
+        for name, one in read.items()
+        if name == "step" or (one.ndim == 2 and len(one) == len(step))
+    }

@@ -1,0 +1,55 @@
+// Draw what the page holds; when it is served, draw it anew as the run goes on.
+"use strict";
+
+sg.draw = () => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  sg.drawn.forEach(({ u }) => u.destroy());
+  sg.drawn = [];
+  sg.shown = null;
+  const places = [
+    ["profile", sg.profile, data.profile],
+    ["heat", sg.heat, data.maps],
+    ["course", sg.course, data.course],
+    ["ratios", sg.ratios, data.ratios],
+  ];
+  for (const [name, draw, given] of places) {
+    const place = document.querySelector(`[data-${name}]`);
+    if (place && given) draw(place, given);
+  }
+  return data;
+};
+
+sg.redraw = () => {
+  sg.resized();
+  if (sg.shown) sg.shown.draw();
+};
+
+// A redraw for every change of size, of colors, and for paper; nothing is fetched.
+sg.listen = () => {
+  let due = 0;
+  const soon = () => {
+    cancelAnimationFrame(due);
+    due = requestAnimationFrame(sg.redraw);
+  };
+  addEventListener("resize", soon);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", soon);
+};
+
+// The server tells that there is news; the page is asked for again, and shown where the reader is.
+sg.follow = () => {
+  const news = new EventSource("news");
+  news.addEventListener("changed", async () => {
+    const answer = await fetch(location.href);
+    if (!answer.ok) return;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const open = [...document.querySelectorAll("details")].map((one) => one.open);
+    document.getElementById("main").replaceWith(page.getElementById("main"));
+    document.getElementById("data").textContent = page.getElementById("data").textContent;
+    document.querySelectorAll("details").forEach((one, n) => { one.open = open[n] ?? false; });
+    document.title = page.title;
+    sg.draw();
+  });
+};
+
+sg.listen();
+if (sg.draw().live) sg.follow();
