@@ -194,7 +194,7 @@ def _launched(
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         words,
-        preexec_fn=hand_over,  # noqa: PLW1509 - no thread of ours runs yet
+        preexec_fn=hand_over,
         pass_fds=(3, 4, *kept),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from steadygrad._replay import Cause, Causes, Kept, is_disguised
 from steadygrad.core.decimation import Memory
+from steadygrad.core.environment import versions
 from steadygrad.core.finding import Finding, as_json, from_json
 from steadygrad.core.record import Record
 from steadygrad.core.report import Blind, Report, diagnose
@@ -219,7 +220,7 @@ class Watch:
         facts = self._facts(self._memory.rows)
         if self._closed:
             facts["buffers"] = self._buffers()
-        known: dict[str, Any] = {"facts": facts, "cost": self._cost()}
+        known: dict[str, Any] = {"facts": facts, "cost": self._cost(), "versions": versions()}
         if self._plan.command:
             known["command"] = list(self._plan.command)
         writer.meta(known, sites)

@@ -35,6 +35,7 @@ class Format(StrEnum):
     text = "text"
     json = "json"
     sarif = "sarif"
+    html = "html"
 
 
 class Level(StrEnum):
@@ -184,8 +185,8 @@ def run_command(  # noqa: PLR0913 - one argument for each option
 
     options = Options(target, tuple(arguments or ()), module, directory, overhead)
 
-    def write(report: Report) -> None:
-        _write(_rendered(report, form, sys.stderr), output, sys.stderr)
+    def write(report: Report, path: Path | None) -> None:
+        _write(_rendered(report, form, sys.stderr, path), output, sys.stderr)
 
     def start() -> int:
         return run(options, write, lambda report: _failed(report, fail_on))
@@ -214,7 +215,7 @@ def report_command(
         except ValueError as error:
             return _say(str(error))
         report = report_of(stored)
-        _write(_rendered(report, form, sys.stdout), output, sys.stdout)
+        _write(_rendered(report, form, sys.stdout, stored.path), output, sys.stdout)
         return _exit_code(report, fail_on)
 
     raise typer.Exit(_guarded(start, lambda _: None))
@@ -398,7 +399,11 @@ def _reserve_stdout() -> TextIO:
     return report
 
 
-def _rendered(report: Report, form: Format, stdout: TextIO) -> str:
+def _rendered(report: Report, form: Format, stdout: TextIO, run: Path | None = None) -> str:
+    if form is Format.html:
+        from steadygrad.launch.page import page
+
+        return page(report, run)
     if form is Format.json:
         from steadygrad.render.json import json
 

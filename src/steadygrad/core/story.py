@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steadygrad.core.stored import Stored
+from steadygrad.core.lines import events_of, object_of
+from steadygrad.core.stored import EVENTS, META, bytes_of
 
 MOST = 12  # incidents that are read; a run keeps ten jumps at most, and its first causes
 LARGEST = 50_000_000  # numbers of a ring beyond which it is none of ours
@@ -43,17 +44,20 @@ class Story:
     path: str = ""
 
 
-def story_of(run: Stored) -> Story:
-    """Read what a run left besides its steps."""
-    versions, command = run.meta.get("versions"), run.meta.get("command")
-    started = run.meta.get("started")
+def story_of(run: Path) -> Story:
+    """Read what a run directory holds besides the steps; what is broken is left out."""
+    meta, events = (
+        object_of(bytes_of(run / META)) or {},
+        events_of(bytes_of(run / EVENTS).splitlines()),
+    )
+    versions, command, started = (meta.get(name) for name in ("versions", "command", "started"))
     return Story(
-        run.events,
-        incidents(run.path),
+        tuple(events),
+        incidents(run),
         tuple(map(str, command)) if isinstance(command, list) else (),
         {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {},
         float(started) if isinstance(started, int | float) else 0.0,
-        str(run.path),
+        str(run),
     )
 
 

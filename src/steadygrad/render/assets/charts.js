@@ -15,7 +15,7 @@ sg.seriesOf = (chart) =>
     stroke: sg.stroke(one.color ?? number),
     width: one.thin ? 1 : 1.6,
     dash: sg.DASHES[(one.dash ?? number) % 7],
-    points: { show: one.values.filter((value) => value !== null).length < 45, size: 4 },
+    points: { show: !one.thin && one.values.filter((value) => value !== null).length < 45, size: 4 },
     spanGaps: Boolean(chart.sparse),
   }));
 
@@ -179,16 +179,22 @@ sg.axis = (more) => ({
 sg.axesOf = (names, chart) => {
   const steps = (u, ticks) => ticks.map((one) => (names ? names[one] ?? "" : sg.said(one, 6)));
   const across = { values: steps, space: names ? 90 : 60, size: 26, incrs: [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 1e7] };
-  const up = { size: 62, space: chart.log ? 22 : 34, values: (u, ticks) => ticks.map((one) => sg.tick(one, chart.log)) };
-  return [sg.axis(across), sg.axis(up)];
+  const up = { size: 62, space: chart.log ? 22 : 34, values: (u, ticks) => ticks.map((one) => (one === null ? "" : sg.said(one, 4))) };
+  if (!chart.log) return [sg.axis(across), sg.axis(up)];
+  const grid = { stroke: () => sg.color("grid"), width: 1, filter: sg.decades };
+  return [sg.axis(across), sg.axis({ ...up, grid, filter: sg.decades })];
 };
 
-// On a log axis only powers of ten are labelled, unless it holds hardly any.
-sg.tick = (value, log) => {
-  if (value === null) return "";
-  if (log && Math.abs(Math.log10(value) - Math.round(Math.log10(value))) > 1e-6) return "";
-  return sg.said(value, 4);
+// A log axis has lines at powers of ten, at no more of them than there is room for.
+sg.decades = (u, ticks) => {
+  const powers = ticks.filter(sg.isPower).map((one) => Math.round(Math.log10(one)));
+  if (powers.length < 2) return ticks;
+  const room = Math.max(1, Math.floor(u.height / 26));
+  const every = Math.ceil((powers.at(-1) - powers[0] + 1) / room);
+  return ticks.map((one) => (sg.isPower(one) && Math.round(Math.log10(one)) % every === 0 ? one : null));
 };
+
+sg.isPower = (value) => value !== null && Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-6;
 
 sg.chart = (place, across, chart, { names = null, sync = null, flags = [], height = 150 } = {}) => {
   const reading = sg.readingOf(chart, names);
@@ -200,6 +206,7 @@ sg.chart = (place, across, chart, { names = null, sync = null, flags = [], heigh
     width: Math.max(box.clientWidth - 24, 120),
     height,
     legend: { show: false },
+    padding: [8, names ? 40 : 14, 0, 0],
     cursor: { y: false, drag: { x: true, y: false }, ...(sync ? { sync: { key: sync, setSeries: false } } : {}) },
     scales: { x: { time: false }, y: { distr: chart.log ? 3 : 1, range: () => range } },
     axes: sg.axesOf(names, chart),

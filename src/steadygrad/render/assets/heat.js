@@ -71,11 +71,14 @@ sg.Heat = class {
     this.canvas.width = width * ratio;
     this.canvas.height = (high + 22) * ratio;
     this.canvas.style.height = `${high + 22}px`;
+    const names = ["sheet", "wrong", "broken"]; // asked for once, not for each cell
+    this.colors = Object.fromEntries(names.map((one) => [one, sg.color(one)]));
     const ctx = this.canvas.getContext("2d");
     ctx.scale(ratio, ratio);
     ctx.fillStyle = sg.color("grid");
     ctx.fillRect(label, 0, wide, high);
     this.cells.forEach((cell, n) => this.cell(ctx, cell, Math.floor(n / this.columns), n % this.columns));
+    this.crosses(ctx);
     this.words(ctx);
     if (this.at) this.frame(ctx);
   }
@@ -89,27 +92,34 @@ sg.Heat = class {
     const { row: high } = this.size;
     const [x, y, wide] = [this.left(column), row * high, this.size.wide / this.columns];
     const gap = high > 6 ? 0.5 : 0;
-    if (cell === sg.BROKEN || cell === sg.ZERO) {
-      ctx.fillStyle = sg.color(cell === sg.ZERO ? "sheet" : "broken");
-      ctx.fillRect(x, y, wide + 0.4, high - gap);
-      const often = Math.max(1, Math.ceil(9 / wide));
-      if (cell === sg.BROKEN && column % often === 0) this.cross(ctx, x, y, Math.max(wide, 1));
-      return;
-    }
-    ctx.fillStyle = sg.PALETTE[Math.round(sg.share(cell) * 255)];
+    const marked = { [sg.BROKEN]: this.colors.wrong, [sg.ZERO]: this.colors.sheet };
+    ctx.fillStyle = marked[cell] ?? sg.PALETTE[Math.round(sg.share(cell) * 255)];
     ctx.fillRect(x, y, wide + 0.4, high - gap);
   }
 
-  cross(ctx, x, y, wide) {
+  // Crosses on what is not finite, none on another: of neighbors the first, and then as they fit.
+  crosses(ctx) {
+    const wide = this.size.wide / this.columns;
+    ctx.strokeStyle = this.colors.broken;
+    ctx.lineWidth = 1.2;
+    for (let row = 0; row < this.rows; row += 1) {
+      let last = -Infinity;
+      for (let column = 0; column < this.columns; column += 1) {
+        const x = this.left(column) + wide / 2;
+        if (this.cells[row * this.columns + column] !== sg.BROKEN || x - last < 9) continue;
+        this.cross(ctx, x, (row + 0.5) * this.size.row);
+        last = x;
+      }
+    }
+  }
+
+  cross(ctx, x, y) {
     const size = Math.min(this.size.row, 9) / 2 - 1;
-    const [middle, high] = [x + Math.max(wide, 2 * size) / 2, y + this.size.row / 2];
-    ctx.strokeStyle = sg.color("ground");
-    ctx.lineWidth = 1;
     ctx.beginPath();
-    ctx.moveTo(middle - size, high - size);
-    ctx.lineTo(middle + size, high + size);
-    ctx.moveTo(middle + size, high - size);
-    ctx.lineTo(middle - size, high + size);
+    ctx.moveTo(x - size, y - size);
+    ctx.lineTo(x + size, y + size);
+    ctx.moveTo(x + size, y - size);
+    ctx.lineTo(x - size, y + size);
     ctx.stroke();
   }
 

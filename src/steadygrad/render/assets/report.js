@@ -16,6 +16,7 @@ sg.draw = () => {
     const place = document.querySelector(`[data-${name}]`);
     if (place && given) draw(place, given);
   }
+  sg.resized(); // a chart that was alone in its row when it was drawn no longer is
   return data;
 };
 

@@ -19,7 +19,7 @@ FLAGS = 40  # events that are marked
 FLAGGED = ("finding", "nonfinite", "jump")
 NOTE = (
     "One cursor for all. Drag to zoom, double-click to see all; with the keyboard, focus a chart: "
-    "arrows move, + and − zoom, 0 shows all. Shaded is from the least to the largest of a stretch, "
+    "arrows move, + and - zoom, 0 shows all. Shaded is from the least to the largest of a stretch, "
     "the line its median; a cross at the top was not finite. Flags are what was found on the way."
 )
 Line = tuple[str, Floats]
@@ -45,7 +45,11 @@ def course(subject: Subject) -> Part | None:
 
 def _charts(record: Record) -> Iterator[tuple[str, list[Line]]]:
     """Group the series [rows] into charts; what was never read, or never moved, has none."""
-    norms = [("before clipping", "norm"), ("after clipping", "norm_after"), ("threshold", "max_norm")]
+    norms = [
+        ("before clipping", "norm"),
+        ("after clipping", "norm_after"),
+        ("threshold", "max_norm"),
+    ]
     charts = [
         ("loss", [("loss", "loss")]),
         ("gradient norm", norms),
@@ -58,6 +62,7 @@ def _charts(record: Record) -> Iterator[tuple[str, list[Line]]]:
         lines = [line for label, metric in metrics for line in _lines(record, metric, label)]
         lines = lines or (_clipped(record) if "clipped" in title else [])
         lines = _told_apart(lines)
+        lines = [("norm", lines[0][1])] if lines and metrics == norms and len(lines) == 1 else lines
         dull = title in ("loss scale", "share of steps skipped") and all(map(_is_level, lines))
         if lines and not dull:
             yield title, lines
@@ -69,7 +74,10 @@ def _lines(record: Record, metric: str, label: str) -> list[Line]:
     read = [place for place in range(len(sites)) if np.any(~np.isnan(series[:, place]))]
     named = len(sites) > 1
     return [
-        (f"{label}, {clean(sites[place].name, UNICODE)} {place + 1}" if named else label, series[:, place])
+        (
+            f"{label}, {clean(sites[place].name, UNICODE)} {place + 1}" if named else label,
+            series[:, place],
+        )
         for place in read[:3]
     ]
 
@@ -105,7 +113,12 @@ def _chart(title: str, lines: list[Line], starts: NDArray[np.int64]) -> Json:
     share = title.startswith("share")
     together = np.concatenate([values for _, values in lines])
     series = [_share(*line, starts) if share else _series(*line, starts) for line in lines]
-    return {"title": title, "log": not share and spans_decades(together), "share": share, "series": series}
+    return {
+        "title": title,
+        "log": not share and spans_decades(together),
+        "share": share,
+        "series": series,
+    }
 
 
 def _series(label: str, values: Floats, starts: NDArray[np.int64]) -> Json:

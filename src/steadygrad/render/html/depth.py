@@ -28,14 +28,17 @@ def depth(subject: Subject) -> Part | None:
     if found is None:
         return None
     place = tag("div", class_="charts two", data_profile="")
-    return Part(section("depth", "Signal and gradient through the depth", NOTE, place), {"profile": found})
+    return Part(
+        section("depth", "Signal and gradient through the depth", NOTE, place), {"profile": found}
+    )
 
 
 def _of_check(record: Record) -> Json | None:
     signal, gradient = record.read("log_rms", "unit"), record.read("cumulative", "unit")
     if not np.any(~np.isnan(signal)) and not np.any(~np.isnan(gradient)):
         return None
-    return _json(record.sites_of("unit"), {"now": signal}, {"now": gradient})
+    start = "before the first step"
+    return _json(record.sites_of("unit"), {start: signal}, {start: gradient})
 
 
 def _of_run(record: Record) -> Json | None:

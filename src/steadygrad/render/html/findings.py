@@ -11,12 +11,14 @@ from steadygrad.core.finding import Advice, Finding, Severity
 from steadygrad.core.record import Record
 from steadygrad.core.report import Report
 from steadygrad.core.steps import METRICS
+from steadygrad.render.code import broken
 from steadygrad.render.html.markup import Markup, joined, safe, tag
 from steadygrad.render.html.numbers import Floats
 from steadygrad.render.html.page import Part, Subject, badge, section
 from steadygrad.render.html.sparks import spark
 from steadygrad.render.words import UNICODE, evidence
 
+CODE = 100  # letters of a line of code, where it can be broken
 FEW = 6  # places that are named before the rest is folded
 SURE = {
     "measured": "read off the numbers",
@@ -53,24 +55,30 @@ def _heading(found: Finding) -> Markup:
 
 
 def _rows(found: Finding, subject: Subject) -> Iterator[tuple[str, Markup]]:
-    report = subject.report
-    if found.where:
-        yield "where", _where(found)
-    if found.steps[1] > 0:
-        first, last = found.steps
-        yield "when", safe(f"step {first:,}" if first == last else f"steps {first:,} to {last:,}")
-    if numbers := evidence(found, UNICODE):
-        yield "evidence", tag("ul", *(tag("li", one) for one in numbers), class_="numbers")
-    if drawn := _spark(found, report.record):
-        yield "course", drawn
-    if why := [*_mechanism(found, subject)]:
-        yield "mechanism", joined(why)
-    if found.severity > Severity.note:
-        yield "confidence", safe(f"{found.confidence}: {SURE[found.confidence]}")
-    if found.ruled_out:
-        yield "ruled out", tag("ul", *(tag("li", one) for one in found.ruled_out))
-    if found.try_next:
-        yield "to try", joined(_advice(one) for one in found.try_next)
+    alarm = found.severity > Severity.note
+    numbers = [tag("li", one) for one in evidence(found, UNICODE)]
+    rows: tuple[tuple[str, Markup | None], ...] = (
+        ("where", _where(found)),
+        ("when", _when(found)),
+        ("evidence", tag("ul", *numbers, class_="numbers") if numbers else None),
+        ("course", _spark(found, subject.report.record)),
+        ("mechanism", joined(_mechanism(found, subject))),
+        ("confidence", safe(f"{found.confidence}: {SURE[found.confidence]}") if alarm else None),
+        ("ruled out", _listed(found.ruled_out)),
+        ("to try", joined(map(_advice, found.try_next))),
+    )
+    return ((name, value) for name, value in rows if value)
+
+
+def _when(found: Finding) -> Markup | None:
+    first, last = found.steps
+    if last <= 0:
+        return None
+    return safe(f"step {first:,}" if first == last else f"steps {first:,} to {last:,}")
+
+
+def _listed(sentences: tuple[str, ...]) -> Markup | None:
+    return tag("ul", *(tag("li", one) for one in sentences)) if sentences else None
 
 
 def _where(found: Finding) -> Markup:
@@ -85,7 +93,8 @@ def _where(found: Finding) -> Markup:
 def _advice(advice: Advice) -> Markup:
     """Write a remedy with its lines; no trial has been made of it."""
     head = tag("p", tag("b", advice.remedy), tag("span", "not verified by a trial", class_="sure"))
-    lines = [tag("pre", tag("code", advice.patch), tabindex="0")] if advice.patch else []
+    patch = "\n".join(broken(advice.patch, CODE))
+    lines = [tag("pre", tag("code", patch), tabindex="0")] if patch else []
     return tag("div", head, *lines, class_="advice")
 
 
@@ -103,7 +112,11 @@ def _mechanism(found: Finding, subject: Subject) -> Iterator[Markup]:
         yield tag("ul", *told)
     page = subject.pages.get(found.code, "")
     if page:
-        yield tag("details", tag("summary", f"How {found.name} is found, and when that is wrong"), *_prose(page))
+        yield tag(
+            "details",
+            tag("summary", f"How {found.name} is found, and when that is wrong"),
+            *_prose(page),
+        )
 
 
 def _explained(found: Finding, report: Report) -> list[Finding]:

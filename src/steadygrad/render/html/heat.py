@@ -20,7 +20,7 @@ LEVELS = 65_000  # of a cell: below a thousandth of a decade for a map of 20 dec
 NOT_READ, ZERO, FIRST, BROKEN = 0, 1, 2, 65_535  # values of a cell with a meaning of their own
 NOTE = (
     "Each row is a layer in forward order, each column a stretch of steps; a cell is the largest "
-    "value there. What is not finite is marked with a cross, whatever the colour. Point at a cell, "
+    "value there. What is not finite is marked with a cross, whatever the color. Point at a cell, "
     "or focus the map and use the arrow keys."
 )
 
@@ -30,12 +30,16 @@ def heat(subject: Subject) -> Part | None:
     maps = [one for one in _maps(subject.report.record) if one is not None]
     if not maps:
         return None
-    return Part(section("heat", "Layers over steps", NOTE, tag("div", data_heat="")), {"maps": maps})
+    return Part(
+        section("heat", "Layers over steps", NOTE, tag("div", data_heat="")), {"maps": maps}
+    )
 
 
 def _maps(record: Record) -> list[Json | None]:
     layers = _layers(record.sites_of("weight"))
-    gradient, update, weight = (_norms(record, name, layers) for name in ("grad", "update", "weight"))
+    gradient, update, weight = (
+        _norms(record, name, layers) for name in ("grad", "update", "weight")
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(weight > 0, update / weight, np.nan)
     outputs = _forward(record.sites_of("output"))

@@ -9,15 +9,16 @@ import numpy as np
 
 from steadygrad.core.record import Record, Site
 from steadygrad.core.steps import METRICS
-from steadygrad.core.story import Incident
+from steadygrad.core.story import Arrays, Incident
 from steadygrad.render.html.course import FLAGGED
-from steadygrad.render.html.markup import Markup, joined, tag, table
+from steadygrad.render.html.markup import Markup, joined, table, tag
 from steadygrad.render.html.numbers import Floats, said
 from steadygrad.render.html.page import Part, Subject, count, section
 from steadygrad.render.html.sparks import spark
 
 LAST = 6  # steps of the ring that are told in numbers
 TOP = 5  # tensors that are named
+TOLD = ("loss", "norm", "norm_after", "lr", "scale")
 Event = Mapping[str, Any]  # JSON: see lines.Object
 At = Callable[[str], Floats]
 
@@ -27,7 +28,7 @@ def incidents(subject: Subject) -> Part | None:
     if not subject.story.incidents:
         return None
     told = [_article(one, subject) for one in subject.story.incidents]
-    note = "What was kept of the steps that went wrong: the ring of steps before, and what broke first."
+    note = "What was kept of the steps that went wrong: what broke first, and the steps before."
     return Part(section("incidents", "Incidents", note, *told))
 
 
@@ -50,14 +51,16 @@ def _article(incident: Incident, subject: Subject) -> Markup:
 # --- The chain -----------------------------------------------------------------------------------
 
 
-def _chain(
-    incident: Incident, at: At, events: list[Event], sites: list[Site]
-) -> Iterator[Markup]:
+def _chain(incident: Incident, at: At, events: list[Event], sites: list[Site]) -> Iterator[Markup]:
     """Tell what was first, and what followed, in the order in which it happened."""
     for one in events:
         if one["kind"] == "finding":
             where = ", ".join(str(name) for name in (one.get("where") or ())[:3])
-            yield tag("span", tag("b", f"{one.get('code')} {one.get('name')}"), f" at {where}: {one.get('says')}")
+            yield tag(
+                "span",
+                tag("b", f"{one.get('code')} {one.get('name')}"),
+                f" at {where}: {one.get('says')}",
+            )
         elif one["kind"] == "nonfinite":
             yield tag("span", "not finite, and the cause was not found: ", str(one.get("says", "")))
     loss, skipped = at("loss"), at("skipped")
@@ -91,12 +94,19 @@ def _growth(incident: Incident, grads: Floats, sites: list[Site]) -> Iterator[Ma
     before = ring[incident.ring["step"] < incident.step, : len(grads)].astype(np.float64)
     if len(before) < 3 or before.shape[1] < len(grads):
         return
-    usual = np.array([np.median(one[np.isfinite(one)]) if np.isfinite(one).any() else np.nan for one in before.T])
+    usual = np.array(
+        [np.median(one[np.isfinite(one)]) if np.isfinite(one).any() else np.nan for one in before.T]
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.nan_to_num(grads / usual, nan=0.0, posinf=0.0)
     top = np.argsort(-growth)[:TOP].tolist()
     told = (
-        joined([tag("code", sites[place].name), f" \N{MULTIPLICATION SIGN}{said(float(growth[place]))}"])
+        joined(
+            [
+                tag("code", sites[place].name),
+                f" \N{MULTIPLICATION SIGN}{said(float(growth[place]))}",
+            ]
+        )
         for place in top
         if growth[place] > 1
     )
@@ -113,7 +123,7 @@ def _at(incident: Incident, record: Record) -> At:
         steps = incident.ring.get("step", np.zeros(0))
         rows = np.flatnonzero(steps == incident.step)
         if metric in incident.ring and len(rows):
-            return incident.ring[metric][rows[-1]].astype(np.float64)
+            return np.asarray(incident.ring[metric][rows[-1]], dtype=np.float64)
         mine = record.series(metric, METRICS[metric])[record.steps == incident.step]
         return mine[0] if len(mine) == 1 and mine.shape[1] else np.zeros(0)
 
@@ -125,11 +135,14 @@ def _at(incident: Incident, record: Record) -> At:
 
 def _ring(incident: Incident) -> Iterator[Markup]:
     ring = incident.ring
-    shown = [name for name in ("loss", "norm", "norm_after", "lr", "scale") if name in ring]
+    shown = [name for name in TOLD if name in ring and not _is_dull(name, ring)]
     if not shown:
         return
     drawn = [
-        spark(ring[name][:, 0].astype(np.float64), f"{name.replace('_', ' ')}, {count(len(ring['step']), 'step')}")
+        spark(
+            ring[name][:, 0].astype(np.float64),
+            f"{name.replace('_', ' ')}, {count(len(ring['step']), 'step')}",
+        )
         for name in shown
         if name in ("loss", "norm")
     ]
@@ -139,6 +152,13 @@ def _ring(incident: Incident) -> Iterator[Markup]:
         for row, step in [*enumerate(ring["step"].tolist())][-LAST:]
     ]
     yield table(["step", *(name.replace("_", " ") for name in shown)], rows, class_="numeric")
+
+
+def _is_dull(name: str, ring: Arrays) -> bool:
+    """Whether a column says nothing: no loss scale, or no clipping."""
+    if name == "scale":
+        return bool(np.all(ring[name] == 1))
+    return name == "norm_after" and np.array_equal(ring[name], ring["norm"], equal_nan=True)
 
 
 def _again(incident: Incident, subject: Subject) -> Iterator[Markup]:

@@ -45,7 +45,12 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[str]], **attributes: str
     """Write a table; each row begins with its heading."""
     head = tag("tr", *(tag("th", one, scope="col") for one in heads))
     body = (
-        tag("tr", *(tag("td", one) if n else tag("th", one, scope="row") for n, one in enumerate(row)))
+        tag(
+            "tr",
+            *(tag("td", one) if n else tag("th", one, scope="row") for n, one in enumerate(row)),
+        )
         for row in rows
     )
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *body), **attributes), class_="wide")
+    return tag(
+        "div", tag("table", tag("thead", head), tag("tbody", *body), **attributes), class_="wide"
+    )

@@ -60,7 +60,8 @@ def binned(values: Floats, starts: NDArray[np.int64]) -> Binned:
     ends = [*starts[1:].tolist(), len(values)]
     points = [_point(values[a:b]) for a, b in zip(starts.tolist(), ends, strict=True)]
     table = np.array([one[:3] for one in points]).reshape(-1, 3)
-    return Binned(*table.T, np.array([one[3] for one in points], dtype=bool))
+    low, middle, high = table.T
+    return Binned(low, middle, high, np.array([one[3] for one in points], dtype=bool))
 
 
 def _point(values: Floats) -> tuple[float, float, float, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steadygrad.core.record import Record, Site
 from steadygrad.render.html.markup import tag
@@ -15,8 +16,9 @@ RULE = 1e-3  # of an update to its weight: a rule of thumb, Karpathy 2022, "Buil
 GROUPS, POINTS = 7, 300
 NOTE = (
     "Norm of the update over the norm of the weight, at sampled steps: the median of each group of "
-    "weight matrices. The line at 0.001 is a rule of thumb for trainings from scratch: far above it the step is bold, "
-    "far below it little is learned. Biases and scales are left out: they may start at zero."
+    "weight matrices. The line at 0.001 is a rule of thumb for trainings from scratch: far above "
+    "it the step is bold, far below it little is learned. Biases and scales are left out: they may "
+    "start at zero."
 )
 
 
@@ -45,7 +47,9 @@ def _groups(sites: list[Site]) -> dict[str, list[int]]:
     keys = next((keys for keys in ways if len(set(keys)) <= GROUPS), None)
     if keys is None:
         parts = np.array_split(np.arange(len(matrices)), GROUPS)
-        return {_span(sites, matrices, part.tolist()): [matrices[n] for n in part] for part in parts}
+        return {
+            _span(sites, matrices, part.tolist()): [matrices[n] for n in part] for part in parts
+        }
     groups: dict[str, list[int]] = {}
     for key, place in zip(keys, matrices, strict=True):
         groups.setdefault(key or "the model", []).append(place)
@@ -56,7 +60,9 @@ def _span(sites: list[Site], matrices: list[int], part: list[int]) -> str:
     return f"{sites[matrices[part[0]]].name} … {sites[matrices[part[-1]]].name}"
 
 
-def _json(record: Record, ratio: Floats, rows: Floats, groups: dict[str, list[int]]) -> Json:
+def _json(
+    record: Record, ratio: Floats, rows: NDArray[np.int64], groups: dict[str, list[int]]
+) -> Json:
     steps = record.steps[rows]
     starts = stretches(steps, POINTS)
     ends = [*starts[1:].tolist(), len(steps)]

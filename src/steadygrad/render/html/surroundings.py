@@ -8,11 +8,21 @@ from collections.abc import Iterator
 from itertools import groupby
 from operator import attrgetter
 
-from steadygrad.render.html.markup import Markup, joined, tag, table
+from steadygrad.render.html.markup import Markup, joined, table, tag
 from steadygrad.render.html.numbers import said
 from steadygrad.render.html.page import Part, Subject, count, section
 
-SETTINGS = ("name", "type", "lr", "momentum", "betas", "eps", "weight_decay", "parameters", "dtypes")
+SETTINGS = (
+    "name",
+    "type",
+    "lr",
+    "momentum",
+    "betas",
+    "eps",
+    "weight_decay",
+    "parameters",
+    "dtypes",
+)
 
 
 def unseen(subject: Subject) -> Part | None:
@@ -22,13 +32,24 @@ def unseen(subject: Subject) -> Part | None:
         return None
     ranked = sorted(report.blind, key=attrgetter("why", "code"))
     rows = [
-        [why, joined((tag("code", one.code) + Markup(" ") + tag("span", one.name) for one in group), ", ")]
+        [
+            why,
+            joined(
+                (tag("code", one.code) + Markup(" ") + tag("span", one.name) for one in group), ", "
+            ),
+        ]
         for why, group in groupby(ranked, key=attrgetter("why"))
     ]
     inside = [table(["why", "checks"], rows, class_="words")] if rows else []
     clear = joined((tag("code", code) for code in report.clear), " ")
     if report.clear:
-        inside.append(tag("details", tag("summary", f"{count(len(report.clear), 'check')} clear"), tag("p", clear)))
+        inside.append(
+            tag(
+                "details",
+                tag("summary", f"{count(len(report.clear), 'check')} clear"),
+                tag("p", clear),
+            )
+        )
     note = "Silence is not health: these could not look." if rows else ""
     return Part(section("unseen", "Not seen" if rows else "Clear", note, *inside))
 
@@ -74,4 +95,7 @@ def _commands(subject: Subject) -> Iterator[str]:
         yield f"steadygrad run {shlex.join(story.command)}"
     if story.path:
         yield f"steadygrad report {shlex.quote(story.path)} --format html -o report.html"
-    yield from (f"steadygrad explain {one}" for one in dict.fromkeys(f.code for f in subject.report.findings))
+    yield from (
+        f"steadygrad explain {one}"
+        for one in dict.fromkeys(f.code for f in subject.report.findings)
+    )
