@@ -78,9 +78,9 @@ def _step(path: Path) -> int:
 def _ring(path: Path) -> Arrays:
     """Read arrays of numbers; nothing in the file is executed."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            read = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            read = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile):
         return {}
     whole = all(one.dtype.kind in "iuf" and one.size <= LARGEST for one in read.values())
     step = read.get("step")
