@@ -314,6 +314,37 @@ def top(
         raise typer.Exit(_say(clean(str(error), glyphs))) from None
 
 
+@app.command(name="serve")
+def serve_command(
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="The directory of a run; without it, the newest below ./runs.",
+            show_default=False,
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 for any that is free.")] = 8742,
+) -> None:
+    """Show the page of a run in a browser, anew as the run goes on; Ctrl-C ends it.
+
+    Only this machine can reach it, at an address that nobody can guess; over ssh, forward the port
+    (ssh -L 8742:127.0.0.1:8742). No request changes anything.
+    """
+
+    def start() -> int:
+        from steadygrad.core.stored import newest
+        from steadygrad.launch.served import serve
+
+        try:
+            serve(run or newest(Path("runs")), port, lambda where: typer.echo(where))
+        except KeyboardInterrupt:
+            typer.echo("")
+        return 0
+
+    raise typer.Exit(_guarded(start, lambda _: None))
+
+
 def _follow(path: Path, once: bool, glyphs: Glyphs) -> None:
     """Draw a run, twice a second on a terminal."""
     import time

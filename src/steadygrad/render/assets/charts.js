@@ -102,7 +102,7 @@ sg.over = (chart, flags) => (u) => {
 
 // Crosses along the top, none on another.
 sg.crosses = (u, places) => {
-  const [y, size] = [u.bbox.top + 7 * devicePixelRatio, 3.5 * devicePixelRatio];
+  const [y, size] = [u.bbox.top + 14 * devicePixelRatio, 3.5 * devicePixelRatio];
   let last = -Infinity;
   for (const x of places) {
     if (x - last < 3 * size) continue;

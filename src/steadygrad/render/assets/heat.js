@@ -217,10 +217,11 @@ sg.heat = (place, maps) => {
   const buttons = maps.map((map) => sg.element("button", { type: "button", "data-map": map.key }, map.title));
   const show = (chosen) => {
     buttons.forEach((one, n) => one.setAttribute("aria-pressed", String(n === chosen)));
+    sg.chosen = maps[chosen].key;
     sg.shown = new sg.Heat(box, maps[chosen]);
   };
   buttons.forEach((one, n) => one.addEventListener("click", () => show(n)));
   if (maps.length > 1) place.append(sg.element("div", { class: "tabs", role: "group", "aria-label": "which map" }, ...buttons));
   place.append(box);
-  show(0);
+  show(Math.max(maps.findIndex((map) => map.key === sg.chosen), 0));
 };

@@ -43,14 +43,33 @@ sg.follow = () => {
     const answer = await fetch(location.href);
     if (!answer.ok) return;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const open = [...document.querySelectorAll("details")].map((one) => one.open);
+    const kept = sg.kept();
     document.getElementById("main").replaceWith(page.getElementById("main"));
     document.getElementById("data").textContent = page.getElementById("data").textContent;
-    document.querySelectorAll("details").forEach((one, n) => { one.open = open[n] ?? false; });
     document.title = page.title;
     sg.draw();
+    sg.restored(kept);
   });
 };
+
+// What the reader has chosen: what is open, where the focus is, what is zoomed in on.
+sg.kept = () => ({
+  open: [...document.querySelectorAll("details")].map((one) => one.open),
+  focus: sg.focusable().indexOf(document.activeElement),
+  zooms: new Map(sg.drawn.filter(sg.isZoomed).map(({ u, sync }) => [sync, [u.scales.x.min, u.scales.x.max]])),
+});
+
+sg.restored = ({ open, focus, zooms }) => {
+  document.querySelectorAll("details").forEach((one, n) => { one.open = open[n] ?? false; });
+  for (const { u, sync } of sg.drawn) {
+    if (zooms.has(sync)) u.setScale("x", { min: zooms.get(sync)[0], max: zooms.get(sync)[1] });
+  }
+  sg.focusable()[focus]?.focus({ preventScroll: true });
+};
+
+sg.focusable = () => [...document.querySelectorAll("main [tabindex], main button, main summary")];
+
+sg.isZoomed = ({ u }) => u.scales.x.min > u.data[0][0] || u.scales.x.max < u.data[0].at(-1);
 
 sg.listen();
 if (sg.draw().live) sg.follow();

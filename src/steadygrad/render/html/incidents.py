@@ -42,7 +42,7 @@ def _article(incident: Incident, subject: Subject) -> Markup:
         "article",
         tag("h3", f"Step {incident.step:,}"),
         *([tag("ol", *(tag("li", one) for one in chain), class_="chain")] if chain else []),
-        *_ring(incident),
+        *_ring(incident, at),
         *_again(incident, subject),
         class_="incident",
     )
@@ -133,25 +133,31 @@ def _at(incident: Incident, record: Record) -> At:
 # --- The ring ------------------------------------------------------------------------------------
 
 
-def _ring(incident: Incident) -> Iterator[Markup]:
+def _ring(incident: Incident, at: At) -> Iterator[Markup]:
     ring = incident.ring
     shown = [name for name in TOLD if name in ring and not _is_dull(name, ring)]
     if not shown:
         return
     drawn = [
-        spark(
-            ring[name][:, 0].astype(np.float64),
-            f"{name.replace('_', ' ')}, {count(len(ring['step']), 'step')}",
-        )
+        spark(ring[name][:, 0].astype(np.float64), f"{name}, {count(len(ring['step']), 'step')}")
         for name in shown
         if name in ("loss", "norm")
     ]
     yield tag("div", *drawn, class_="sparks")
-    rows = [
-        [f"{step:,}", *(said(float(ring[name][row, 0]), 4) for name in shown)]
-        for row, step in [*enumerate(ring["step"].tolist())][-LAST:]
-    ]
-    yield table(["step", *(name.replace("_", " ") for name in shown)], rows, class_="numeric")
+    yield table(["step", *map(_spoken, shown)], _last(incident, at, shown), class_="numeric")
+
+
+def _last(incident: Incident, at: At, shown: list[str]) -> list[list[str]]:
+    """Return the last steps in numbers; the bad one among them, if it was read."""
+    ring, steps = incident.ring, incident.ring["step"].tolist()
+    read = [(step, [float(ring[name][row, 0]) for name in shown]) for row, step in enumerate(steps)]
+    if incident.step not in steps and all(len(at(name)) for name in shown):
+        read.append((incident.step, [float(at(name)[0]) for name in shown]))
+    return [[f"{step:,}", *(said(one, 4) for one in numbers)] for step, numbers in read[-LAST:]]
+
+
+def _spoken(metric: str) -> str:
+    return metric.replace("_", " ")
 
 
 def _is_dull(name: str, ring: Arrays) -> bool:
