@@ -38,6 +38,14 @@ class Format(StrEnum):
     html = "html"
 
 
+class Export(StrEnum):
+    """A format of other tools."""
+
+    csv = "csv"
+    parquet = "parquet"
+    tensorboard = "tensorboard"
+
+
 class Level(StrEnum):
     """The severity from which on a finding fails the command."""
 
@@ -343,6 +351,61 @@ def serve_command(
         return 0
 
     raise typer.Exit(_guarded(start, lambda _: None))
+
+
+@app.command(name="export")
+def export_command(
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="The directory of a run; without it, the newest below ./runs.",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[
+        Export, typer.Option("--to", help="csv, parquet (needs pyarrow), or tensorboard.")
+    ] = Export.csv,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The file to write, for tensorboard a directory; run.csv, run.parquet, or tb "
+            "otherwise.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write the steps of a run for other tools: a row for each, a column for each number in it.
+
+    Where old steps were decimated, the column `kind` says which of min, median, and max a row is;
+    TensorBoard gets the medians.
+    """
+    from steadygrad.core.stored import newest, read
+    from steadygrad.export.formats import FORMATS
+
+    written = output or Path("tb" if form is Export.tensorboard else f"run.{form.value}")
+    try:
+        FORMATS[form.value](read(run or newest(Path("runs"))), written)
+    except (ValueError, ImportError) as error:
+        raise typer.Exit(_say(str(error))) from None
+    except OSError as error:
+        why = f"expected to write to {written}, got: {error.strerror}: name another path with -o"
+        raise typer.Exit(_say(why)) from None
+    typer.echo(f"steadygrad: wrote {written}", err=True)
+
+
+@app.command(name="doctor")
+def doctor_command() -> None:
+    """Say what there is: versions, devices, mechanisms of guards, extras, and what would be blind.
+
+    The mechanisms are tried on a tiny parameter; nothing is installed, fetched, or changed.
+    """
+    from steadygrad.launch.doctor import doctor
+
+    for line in doctor():
+        typer.echo(line)
 
 
 def _follow(path: Path, once: bool, glyphs: Glyphs) -> None:
