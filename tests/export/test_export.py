@@ -1,4 +1,4 @@
-"""A run in a format of other tools holds the same numbers; each is read back by a tool of its own."""
+"""A run in another tool's format holds the same numbers, and that tool reads it back."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_csv_is_read_back_by_the_standard_library(run: Stored, tmp_path: Path) -
 def test_a_run_without_steps_is_a_table_without_rows(tmp_path: Path, run: Stored) -> None:
     empty = Stored(run.path, {}, (), (), ())
     csv(empty, tmp_path / "run.csv")
-    assert (tmp_path / "run.csv").read_text() == "step,seconds,kind\r\n"
+    assert (tmp_path / "run.csv").read_bytes() == b"step,seconds,kind\r\n"
     tensorboard(empty, tmp_path / "tb")
 
 
 def test_parquet_is_read_back_by_pyarrow(run: Stored, tmp_path: Path) -> None:
     files = pytest.importorskip(
-        "pyarrow.parquet", reason="pyarrow is not installed: the extra parquet"
+        "pyarrow.parquet", reason="no pyarrow: pip install 'steadygrad[parquet]'"
     )
     parquet(run, tmp_path / "run.parquet")
     table = files.read_table(tmp_path / "run.parquet")
