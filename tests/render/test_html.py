@@ -21,7 +21,7 @@ from steadygrad.core.steps import Row, record_of_rows
 from steadygrad.core.story import Incident, Story, incidents, story_of
 from steadygrad.render.html import html
 from steadygrad.render.html.markup import safe, tag
-from steadygrad.render.html.numbers import binned, said, stretches
+from steadygrad.render.html.numbers import binned, said, stretches, zoomable
 
 ASSETS = resources.files("steadygrad.render") / "assets"
 EVIL = "<script>alert(1)</script>"
@@ -96,6 +96,11 @@ def test_every_name_is_text_and_never_markup() -> None:
     assert EVIL not in page
     assert page.count("<script") == page.count("</script>") == 6
     assert data_of(page)["maps"][0]["names"][0] == EVIL + "0"
+
+
+def test_no_markup_of_ours_is_escaped(report: Report) -> None:
+    for page in (html(report), html(run_of(20, breaks=15))):
+        assert "&lt;" not in page
 
 
 def test_control_signs_in_a_name_are_escaped() -> None:
@@ -211,6 +216,15 @@ def test_updates_are_grouped_and_compared_with_a_thousandth() -> None:
     chart = data_of(html(run_of(31)))["ratios"]["charts"][0]
     assert chart["rule"] == 1e-3
     assert [one["values"][0] for one in chart["series"]] == [0.001, 0.002, 0.003]
+
+
+def test_stretches_are_equally_long_where_old_steps_are_coarse() -> None:
+    steps = np.array([*range(0, 900, 100), *range(900, 1000)])
+    assert steps[stretches(steps, 10)].tolist() == [*range(0, 1000, 100)]
+    both = steps[zoomable(steps, 40)]
+    assert {*range(0, 900, 100)} <= {*both.tolist()}
+    assert (both >= 900).sum() >= 15
+    assert len(both) <= 40
 
 
 def test_bins_hold_least_median_and_largest() -> None:

@@ -177,8 +177,9 @@ sg.axis = (more) => ({
 });
 
 sg.axesOf = (names, chart) => {
-  const steps = (u, ticks) => ticks.map((one) => (names ? names[one] ?? "" : sg.said(one, 6)));
-  const across = { values: steps, space: names ? 90 : 60, size: 26, incrs: [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 1e7] };
+  const short = names && sg.labels(names, 13);
+  const said = (u, ticks) => ticks.map((one) => (names ? short[one] ?? "" : sg.compact.format(one)));
+  const across = { values: said, space: names ? 100 : 60, size: 26, incrs: [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6, 1e7] };
   const up = { size: 62, space: chart.log ? 22 : 34, values: (u, ticks) => ticks.map((one) => (one === null ? "" : sg.said(one, 4))) };
   if (!chart.log) return [sg.axis(across), sg.axis(up)];
   const grid = { stroke: () => sg.color("grid"), width: 1, filter: sg.decades };
@@ -188,11 +189,13 @@ sg.axesOf = (names, chart) => {
 // A log axis has lines at powers of ten, at no more of them than there is room for.
 sg.decades = (u, ticks) => {
   const powers = ticks.filter(sg.isPower).map((one) => Math.round(Math.log10(one)));
-  if (powers.length < 2) return ticks;
+  if (powers.length < 2) return ticks.map((one) => (sg.isRound(one) ? one : null));
   const room = Math.max(1, Math.floor(u.height / 26));
   const every = Math.ceil((powers.at(-1) - powers[0] + 1) / room);
   return ticks.map((one) => (sg.isPower(one) && Math.round(Math.log10(one)) % every === 0 ? one : null));
 };
+
+sg.isRound = (value) => value !== null && ["1", "2", "5"].includes(Number(value.toPrecision(6)).toExponential().split("e")[0]);
 
 sg.isPower = (value) => value !== null && Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-6;
 

@@ -60,7 +60,8 @@ sg.Heat = class {
   measure() {
     const row = Math.min(Math.max(Math.floor(420 / this.rows), 4), 18);
     const width = this.canvas.clientWidth || 600;
-    const label = Math.min(width < 500 ? 96 : 190, 14 + 7 * Math.max(...this.map.names.map((one) => one.length)));
+    const longest = Math.max(...sg.labels(this.map.names, 99).map((one) => one.length));
+    const label = Math.min(width < 500 ? 96 : 190, 14 + 7 * longest);
     this.size = { row, label, width, high: row * this.rows, wide: width - label };
   }
 
@@ -132,8 +133,8 @@ sg.Heat = class {
     ctx.textAlign = "right";
     const every = Math.ceil(12 / row);
     const most = Math.floor((label - 12) / 6.7);
-    this.map.names.forEach((name, n) => {
-      if (n % every === 0) ctx.fillText(sg.shortened(name, most), label - 8, n * row + row / 2 + 0.5);
+    sg.labels(this.map.names, most).forEach((name, n) => {
+      if (n % every === 0) ctx.fillText(name, label - 8, n * row + row / 2 + 0.5);
     });
     this.steps(ctx, high + 13);
   }
@@ -208,8 +209,6 @@ sg.Heat = class {
     );
   }
 };
-
-sg.shortened = (name, most) => (name.length <= most ? name : `…${name.slice(name.length - most + 1)}`);
 
 // One map at a time; buttons choose which.
 sg.heat = (place, maps) => {

@@ -22,14 +22,16 @@ sg.element = (name, attributes = {}, ...inside) => {
 
 sg.color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-// The index of the last number that is not above the one wanted.
-sg.place = (sorted, wanted) => {
-  let low = 0;
-  let high = sorted.length - 1;
-  while (low < high) {
-    const middle = (low + high + 1) >> 1;
-    if (sorted[middle] <= wanted) low = middle;
-    else high = middle - 1;
-  }
-  return low;
+// A step on an axis: 200, 20K, 2M.
+sg.compact = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 2 });
+
+// Names without the modules that all of them are in, cut at their beginning where they are too long.
+sg.labels = (names, most) => {
+  const [first, ...rest] = names;
+  const parts = names.length > 1 ? first.split(".").slice(0, -1) : [];
+  while (parts.length && !rest.every((one) => one.startsWith(`${parts.join(".")}.`))) parts.pop();
+  const start = parts.length ? parts.join(".").length + 1 : 0;
+  return names.map((one) => sg.shortened(one.slice(start), most));
 };
+
+sg.shortened = (name, most) => (name.length <= most ? name : `…${name.slice(name.length - most + 1)}`);

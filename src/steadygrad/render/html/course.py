@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from steadygrad.core.record import Record
 from steadygrad.render.html.markup import tag
-from steadygrad.render.html.numbers import Floats, binned, listed, spans_decades, stretches
+from steadygrad.render.html.numbers import Floats, binned, listed, spans_decades, zoomable
 from steadygrad.render.html.page import Json, Part, Subject, section
 from steadygrad.render.words import UNICODE, clean
 
@@ -30,7 +30,7 @@ def course(subject: Subject) -> Part | None:
     record = subject.report.record
     if len(np.unique(record.steps)) < 3:
         return None
-    starts = stretches(record.steps, POINTS)
+    starts = zoomable(record.steps, POINTS)
     drawn = [_chart(title, lines, starts) for title, lines in _charts(record)]
     if not drawn:
         return None

@@ -49,10 +49,29 @@ class Binned:
 
 
 def stretches(steps: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Return where each of at most so many stretches begins [points]; a step is never split."""
+    """Return where each of at most so many stretches [points] of steps begins.
+
+    Steps are sorted; one of them is never split. Where they are more, stretches are equally long.
+    """
     starts = np.flatnonzero(np.diff(steps, prepend=steps[:1] - 1))
-    every = math.ceil(len(starts) / most)
-    return starts[:: max(every, 1)]
+    if len(starts) <= most:
+        return starts
+    ahead = steps[starts] - steps[0]
+    bins = ahead * most // (ahead[-1] + 1)
+    begun: NDArray[np.int64] = starts[np.diff(bins, prepend=-1) > 0]
+    return begun
+
+
+def zoomable(steps: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return where stretches begin, half of them equally long, half of them of as many rows.
+
+    Old steps of a long run are coarse: rows stand close where there is more to zoom into.
+    """
+    starts = np.flatnonzero(np.diff(steps, prepend=steps[:1] - 1))
+    if len(starts) <= most:
+        return starts
+    dense = starts[:: math.ceil(2 * len(starts) / most)]
+    return np.union1d(dense, stretches(steps, most // 2))
 
 
 def binned(values: Floats, starts: NDArray[np.int64]) -> Binned:

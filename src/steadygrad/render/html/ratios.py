@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from steadygrad.core.record import Record, Site
 from steadygrad.render.html.markup import tag
-from steadygrad.render.html.numbers import Floats, listed, stretches
+from steadygrad.render.html.numbers import Floats, listed, zoomable
 from steadygrad.render.html.page import Json, Part, Subject, section
 from steadygrad.render.layers import block
 from steadygrad.render.words import UNICODE, clean
@@ -38,33 +38,32 @@ def ratios(subject: Subject) -> Part | None:
 
 
 def _groups(sites: list[Site]) -> dict[str, list[int]]:
-    """Group matrices by block, or by what comes before its number, or in as many parts as fit."""
-    matrices = [place for place, site in enumerate(sites) if len(site.shape) > 1]
-    ways = (
-        [block(sites[place].name.rpartition(".")[0]) for place in matrices],
-        [sites[place].name.partition(".")[0] for place in matrices],
-    )
-    keys = next((keys for keys in ways if len(set(keys)) <= GROUPS), None)
-    if keys is None:
-        parts = np.array_split(np.arange(len(matrices)), GROUPS)
-        return {
-            _span(sites, matrices, part.tolist()): [matrices[n] for n in part] for part in parts
-        }
-    groups: dict[str, list[int]] = {}
-    for key, place in zip(keys, matrices, strict=True):
-        groups.setdefault(key or "the model", []).append(place)
-    return groups
+    """Group weight matrices by block; where those are many, by neighboring blocks."""
+    blocks: dict[str, list[int]] = {}
+    for place, site in enumerate(sites):
+        if len(site.shape) > 1:
+            key = block(site.name.rpartition(".")[0]) or "the model"
+            blocks.setdefault(key, []).append(place)
+    parts = np.array_split(np.arange(len(blocks)), min(GROUPS, len(blocks) or 1))
+    names = list(blocks)
+    groups = [[names[one] for one in part] for part in parts if len(part)]
+    return {_name(mine): [place for key in mine for place in blocks[key]] for mine in groups}
 
 
-def _span(sites: list[Site], matrices: list[int], part: list[int]) -> str:
-    return f"{sites[matrices[part[0]]].name} … {sites[matrices[part[-1]]].name}"
+def _name(blocks: list[str]) -> str:
+    """Name neighbors by their ends: `layers.0 … 3`."""
+    first, last = blocks[0], blocks[-1]
+    if first == last:
+        return first
+    family, _, own = last.rpartition(".")
+    return f"{first} … {own if first.rpartition('.')[0] == family else last}"
 
 
 def _json(
     record: Record, ratio: Floats, rows: NDArray[np.int64], groups: dict[str, list[int]]
 ) -> Json:
     steps = record.steps[rows]
-    starts = stretches(steps, POINTS)
+    starts = zoomable(steps, POINTS)
     ends = [*starts[1:].tolist(), len(steps)]
     series = []
     for name, mine in groups.items():

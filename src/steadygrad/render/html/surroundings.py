@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from operator import attrgetter
 
+from steadygrad.core.report import Blind
 from steadygrad.render.html.markup import Markup, joined, table, tag
 from steadygrad.render.html.numbers import said
 from steadygrad.render.html.page import Part, Subject, count, section
@@ -34,9 +35,7 @@ def unseen(subject: Subject) -> Part | None:
     rows = [
         [
             why,
-            joined(
-                (tag("code", one.code) + Markup(" ") + tag("span", one.name) for one in group), ", "
-            ),
+            joined(map(_check, group), ", "),
         ]
         for why, group in groupby(ranked, key=attrgetter("why"))
     ]
@@ -52,6 +51,10 @@ def unseen(subject: Subject) -> Part | None:
         )
     note = "Silence is not health: these could not look." if rows else ""
     return Part(section("unseen", "Not seen" if rows else "Clear", note, *inside))
+
+
+def _check(blind: Blind) -> Markup:
+    return joined([tag("code", blind.code), " ", blind.name])
 
 
 def surroundings(subject: Subject) -> Part:
