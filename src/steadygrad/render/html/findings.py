@@ -61,7 +61,7 @@ def _rows(found: Finding, subject: Subject) -> Iterator[tuple[str, Markup]]:
         ("where", _where(found)),
         ("when", _when(found)),
         ("evidence", tag("ul", *numbers, class_="numbers") if numbers else None),
-        ("course", _spark(found, subject.report.record)),
+        ("picture", _spark(found, subject.report.record)),
         ("mechanism", joined(_mechanism(found, subject))),
         ("confidence", safe(f"{found.confidence}: {SURE[found.confidence]}") if alarm else None),
         ("ruled out", _listed(found.ruled_out)),
