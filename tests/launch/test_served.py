@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,11 @@ def test_a_port_that_is_taken_is_said_in_a_sentence(served: ThreadingHTTPServer,
 def test_a_run_that_is_missing_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(CannotLook, match="expected a run directory, got"):
         serve(tmp_path, 0, pytest.fail)
+
+
+def test_a_run_that_was_removed_is_gone(served: ThreadingHTTPServer, run: Path) -> None:
+    shutil.rmtree(run)
+    assert ask(served, path_of(served))[0] == 410
 
 
 def test_a_change_is_told_of_as_it_comes(served: ThreadingHTTPServer, run: Path) -> None:

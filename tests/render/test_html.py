@@ -203,6 +203,15 @@ def test_the_profile_shows_the_first_and_the_last_sampled_step() -> None:
     assert gradient[0]["values"] == [0.25, 0.5, 1.0]  # doubles towards the last layer, 1 there
 
 
+def test_two_optimizers_have_a_line_each() -> None:
+    sites = [Site("Adam", "step"), Site("SGD", "step")]
+    rows = [Row(step, 0.0, {"loss": np.array([1, 2 + step], np.float32)}) for step in range(5)]
+    report = Report("gan.py", record_of_rows(sites, rows, {}), ())
+    series = data_of(html(report))["course"]["charts"][0]["series"]
+    assert [one["label"] for one in series] == ["loss, Adam 1", "loss, SGD 2"]
+    assert series[1]["values"] == [2, 3, 4, 5, 6]
+
+
 def test_the_rate_of_clipping_is_shown() -> None:
     charts = {one["title"]: one for one in data_of(html(run_of(20)))["course"]["charts"]}
     assert charts["share of steps clipped"]["series"][0]["values"] == [1.0] * 20

@@ -139,6 +139,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_error(HTTPStatus.NOT_FOUND)
         except ConnectionError:  # the reader has gone
             self.close_connection = True
+        except OSError:  # the run has
+            self.send_error(HTTPStatus.GONE, "The run can no longer be read")
 
     def _is_ours(self) -> bool:
         """Whether the page was asked for by this machine's name: no other site can be behind it."""

@@ -153,7 +153,7 @@ sg.readingOf = (chart, names) => {
   const where = sg.element("b");
   const values = chart.series.map(() => sg.element("i"));
   const labels = chart.series.map((one, n) => sg.element("span", {}, sg.swatch(n, one), `${one.label} `, values[n]));
-  const line = sg.element("div", { class: "reading" }, where, ...labels);
+  const line = sg.element("div", { class: "reading", role: "status" }, where, ...labels);
   line.show = (u) => {
     const at = u.cursor.idx;
     const place = at === null || at === undefined ? u.data[0].length - 1 : at;

@@ -84,29 +84,43 @@ sg.Heat = class {
     if (this.at) this.frame(ctx);
   }
 
+  // Where a column begins: in proportion to its steps, or one beside the other where few are read.
   left(column) {
-    return this.size.label + (column * this.size.wide) / this.columns;
+    const { steps, last, timed } = this.map;
+    const passed = ((steps[column] ?? last + 1) - steps[0]) / (last + 1 - steps[0]);
+    const x = this.size.label + this.size.wide * (timed ? passed : column / this.columns);
+    return Math.round(x * devicePixelRatio) / devicePixelRatio; // no seams between columns
+  }
+
+  // The column under a place, by halving.
+  column(x) {
+    let [low, high] = [0, this.columns];
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (this.left(middle) <= x) low = middle;
+      else high = middle;
+    }
+    return low;
   }
 
   cell(ctx, cell, row, column) {
     if (cell === sg.NOT_READ) return;
     const { row: high } = this.size;
-    const [x, y, wide] = [this.left(column), row * high, this.size.wide / this.columns];
+    const [x, y, wide] = [this.left(column), row * high, this.left(column + 1) - this.left(column)];
     const gap = high > 6 ? 0.5 : 0;
     const marked = { [sg.BROKEN]: this.colors.wrong, [sg.ZERO]: this.colors.sheet };
     ctx.fillStyle = marked[cell] ?? sg.PALETTE[Math.round(sg.share(cell) * 255)];
-    ctx.fillRect(x, y, wide + 0.4, high - gap);
+    ctx.fillRect(x, y, wide, high - gap);
   }
 
   // Crosses on what is not finite, none on another: of neighbors the first, and then as they fit.
   crosses(ctx) {
-    const wide = this.size.wide / this.columns;
     ctx.strokeStyle = this.colors.broken;
     ctx.lineWidth = 1.2;
     for (let row = 0; row < this.rows; row += 1) {
       let last = -Infinity;
       for (let column = 0; column < this.columns; column += 1) {
-        const x = this.left(column) + wide / 2;
+        const x = (this.left(column) + this.left(column + 1)) / 2;
         if (this.cells[row * this.columns + column] !== sg.BROKEN || x - last < 9) continue;
         this.cross(ctx, x, (row + 0.5) * this.size.row);
         last = x;
@@ -134,7 +148,7 @@ sg.Heat = class {
     const every = Math.ceil(12 / row);
     const most = Math.floor((label - 12) / 6.7);
     sg.labels(this.map.names, most).forEach((name, n) => {
-      if (n % every === 0) ctx.fillText(name, label - 8, n * row + row / 2 + 0.5);
+      if (n % every === 0) ctx.fillText(name, label - 8, Math.max(n * row + row / 2 + 0.5, 6));
     });
     this.steps(ctx, high + 13);
   }
@@ -143,8 +157,8 @@ sg.Heat = class {
     ctx.font = "12px system-ui, sans-serif";
     const many = Math.max(2, Math.floor(this.size.wide / 110));
     for (let n = 0; n < many; n += 1) {
-      const column = Math.min(Math.round((n * this.columns) / (many - 1)), this.columns - 1);
       const last = n === many - 1;
+      const column = this.column(this.size.label + (n * this.size.wide) / (many - 1));
       ctx.textAlign = n === 0 ? "left" : last ? "right" : "center";
       const step = last ? this.map.last : this.map.steps[column];
       ctx.fillText(`${n ? "" : "step "}${step.toLocaleString("en-US")}`, last ? this.size.width : this.left(column), y);
@@ -155,7 +169,8 @@ sg.Heat = class {
     const [row, column] = this.at;
     ctx.strokeStyle = sg.color("ink");
     ctx.lineWidth = 2;
-    ctx.strokeRect(this.left(column) - 1, row * this.size.row - 1, this.size.wide / this.columns + 2, this.size.row + 2);
+    const wide = this.left(column + 1) - this.left(column);
+    ctx.strokeRect(this.left(column) - 1, row * this.size.row - 1, wide + 2, this.size.row + 2);
   }
 
   scale() {
@@ -174,10 +189,10 @@ sg.Heat = class {
 
   point(event) {
     const { left, top } = this.canvas.getBoundingClientRect();
-    const column = Math.floor(((event.clientX - left - this.size.label) / this.size.wide) * this.columns);
+    const x = event.clientX - left;
     const row = Math.floor((event.clientY - top) / this.size.row);
-    const inside = column >= 0 && column < this.columns && row >= 0 && row < this.rows;
-    this.look(inside ? [row, column] : null);
+    const inside = x >= this.size.label && x < this.size.width && row >= 0 && row < this.rows;
+    this.look(inside ? [row, this.column(x)] : null);
   }
 
   keyed(event) {
@@ -201,7 +216,7 @@ sg.Heat = class {
     const [row, column] = at;
     const from = this.map.steps[column];
     const until = (this.map.steps[column + 1] ?? this.map.last + 1) - 1;
-    const stretch = until > from && this.map.key === "grad" ? `steps ${from.toLocaleString("en-US")}–${until.toLocaleString("en-US")}` : `step ${from.toLocaleString("en-US")}`;
+    const stretch = until > from && this.map.timed ? `steps ${from.toLocaleString("en-US")}–${until.toLocaleString("en-US")}` : `step ${from.toLocaleString("en-US")}`;
     this.reading.replaceChildren(
       sg.element("b", {}, this.map.names[row]),
       sg.element("span", {}, stretch),

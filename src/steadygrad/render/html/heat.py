@@ -46,7 +46,12 @@ def _maps(record: Record) -> list[Json | None]:
     dead = record.series("dead", "output")[:, [place for _, place in outputs]]
     names, of = list(layers), [name for name, _ in outputs]
     return [
-        _map(record, names, gradient, {"key": "grad", "title": "gradient norm", "log": True}),
+        _map(
+            record,
+            names,
+            gradient,
+            {"key": "grad", "title": "gradient norm", "log": True, "timed": True},
+        ),
         _map(record, names, ratio, {"key": "update", "title": "update to weight", "log": True}),
         _map(record, of, dead, {"key": "dead", "title": "dead share", "log": False}),
     ]

@@ -74,7 +74,9 @@ def _environment(subject: Subject) -> Iterator[Markup]:
     if isinstance(settings, list) and settings:
         yield _optimizers([one for one in settings if isinstance(one, dict)])
     if commands := [*_commands(subject)]:
-        yield tag("p", "To repeat it:", class_="note")
+        again = bool(story.command or story.path)
+        words = "To repeat it, and to read more:" if again else "To read more:"
+        yield tag("p", words, class_="note")
         yield tag("pre", tag("code", "\n".join(commands)), tabindex="0")
 
 

@@ -68,6 +68,6 @@ def _run(report: Report, seconds: float) -> Iterator[tuple[str, str]]:
     yield "steps", f"{steps:,}"
     if steps and seconds > 0:
         each, share = 1000 * seconds / steps, report.cost["overhead"]
-        yield "time", f"{seconds:,.1f} s"
+        yield "time", f"{said(seconds)} s"
         yield "a step", f"{said(each)} ms"
         yield "measured overhead", f"{share:.1%} ({said(share * each, 2)} ms a step)"
