@@ -142,7 +142,14 @@ def test_words_stand_out_from_their_ground_as_readers_need(opened: Browser) -> N
         assert min(opened.run(contrast)) >= 4.5
 
 
-def test_it_prints(opened: Browser) -> None:
+def test_it_prints_in_light_colors_whatever_the_screen(opened: Browser) -> None:
+    opened.size(1100, dark=True)
+    ink = "sg.color('ink')"
+    assert opened.run(ink) == "#e4e6ea"
+    opened.run("dispatchEvent(new Event('beforeprint'))")
+    assert opened.run(ink) == "#1c1f24"
+    opened.run("dispatchEvent(new Event('afterprint'))")
+    assert opened.run(ink) == "#e4e6ea"
     assert opened.printed().startswith(b"%PDF")
 
 

@@ -25,6 +25,12 @@ sg.redraw = () => {
   if (sg.shown) sg.shown.draw();
 };
 
+// Paper is light, whatever the screen.
+sg.onPaper = (printed) => {
+  document.documentElement.classList.toggle("paper", printed);
+  sg.redraw();
+};
+
 // A redraw for every change of size, of colors, and for paper; nothing is fetched.
 sg.listen = () => {
   let due = 0;
@@ -34,6 +40,8 @@ sg.listen = () => {
   };
   addEventListener("resize", soon);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", soon);
+  addEventListener("beforeprint", () => sg.onPaper(true));
+  addEventListener("afterprint", () => sg.onPaper(false));
 };
 
 // The server tells that there is news; the page is asked for again, and shown where the reader is.
