@@ -114,9 +114,11 @@ def test_the_same_run_replaces_its_own_file(run: Stored, tmp_path: Path) -> None
     assert len(first) == 1
 
 
-def test_the_checksum_is_that_of_its_standard() -> None:
-    assert crc32c(b"123456789") == 0xE3069283
-    assert crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720, B.4
+def test_the_checksums_are_those_of_their_standard() -> None:
+    """Check values of the CRC catalogue, and of RFC 3720, B.4: in whatever order and size."""
+    contents = [b"123456789", bytes(32), b"", b"\xff" * 32, bytes(range(32)), b"123456789"]
+    expected = [0xE3069283, 0x8A9136AA, 0, 0x62A8AB43, 0x46DD794E, 0xE3069283]
+    assert crc32c(contents).tolist() == expected
 
 
 @pytest.mark.parametrize("form", ["csv", "tensorboard"])

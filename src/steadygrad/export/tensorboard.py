@@ -7,10 +7,12 @@ A file is a row of records, each framed by its length and checksums (TFRecord); 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steadygrad.core.stored import Stored
 from steadygrad.core.whole import whole
@@ -18,6 +20,7 @@ from steadygrad.export.columns import columns, index
 
 VERSION = b"brain.Event:2"  # the first record of every file
 TOGETHER = 1000  # scalars of a record at most
+BATCH = 512  # records whose checksums are taken together
 VARINT, DOUBLE, BYTES, FLOAT = 0, 1, 2, 5  # how a field is written
 WALL_TIME, STEP, FILE_VERSION, SUMMARY = 1, 2, 3, 5  # fields of an Event
 VALUE, TAG, SIMPLE_VALUE = 1, 1, 2  # a Summary's field, and two of a Value
@@ -33,8 +36,8 @@ def tensorboard(run: Stored, path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     name = f"events.out.tfevents.{int(began)}.steadygrad"
     with whole(path / name) as written, written.open("wb") as file:
-        file.write(record(_event(began) + _field(FILE_VERSION, BYTES, _sized(VERSION))))
-        file.writelines(map(record, _events(run, began)))
+        head = _event(began) + _field(FILE_VERSION, BYTES, _sized(VERSION))
+        file.writelines(records(chain([head], _events(run, began))))
 
 
 def _events(run: Stored, began: float) -> Iterator[bytes]:
@@ -88,25 +91,40 @@ def _varint(number: int) -> bytes:
 # --- Records -------------------------------------------------------------------------------------
 
 
-def record(content: bytes) -> bytes:
-    """Frame a record: its length and content, each with its checksum."""
-    length = struct.pack("<Q", len(content))
-    return length + _checksum(length) + content + _checksum(content)
+def records(contents: Iterable[bytes]) -> Iterator[bytes]:
+    """Frame records: the length and the content of each, both with their checksums."""
+    rest = iter(contents)
+    while batch := list(islice(rest, BATCH)):
+        lengths = [struct.pack("<Q", len(one)) for one in batch]
+        for parts in zip(lengths, _checksums(lengths), batch, _checksums(batch), strict=True):
+            yield b"".join(parts)
 
 
-def _checksum(content: bytes) -> bytes:
-    """Return the CRC-32C, rotated and shifted as TFRecord wants it."""
-    crc = crc32c(content)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+def _checksums(contents: Sequence[bytes]) -> list[bytes]:
+    """Return each CRC-32C, rotated and shifted as TFRecord wants it."""
+    crc = crc32c(contents)
+    masked = (crc >> 15 | crc << 17) + np.uint32(0xA282EAD8)  # all of it modulo 2^32
+    return [struct.pack("<I", one) for one in masked.tolist()]
 
 
-def crc32c(content: bytes) -> int:
-    """Return the cyclic redundancy check of Castagnoli (RFC 3720, B.4)."""
-    crc = 0xFFFFFFFF
-    table = TABLE
-    for byte in content:
-        crc = table[(crc ^ byte) & 255] ^ crc >> 8
-    return crc ^ 0xFFFFFFFF
+def crc32c(contents: Sequence[bytes]) -> NDArray[np.uint32]:
+    """Return the cyclic redundancy checks of Castagnoli (RFC 3720, B.4) [contents].
+
+    A byte of all contents is taken at once, as one after another takes Python 0.2 s a megabyte:
+    they stand in columns, the longest first, so that those not yet at their end are neighbors.
+    """
+    order = sorted(range(len(contents)), key=lambda place: -len(contents[place]))
+    sizes = np.array([len(contents[place]) for place in order])
+    columns = np.zeros((max(sizes, default=0), len(order)), np.uint8)
+    for column, place in enumerate(order):
+        columns[: sizes[column], column] = np.frombuffer(contents[place], np.uint8)
+    crc = np.full(len(order), 0xFFFFFFFF, np.uint32)
+    alive = len(order) - np.searchsorted(sizes[::-1], np.arange(len(columns)), side="right")
+    for line, many in zip(columns, alive.tolist(), strict=True):
+        crc[:many] = TABLE[(crc[:many] ^ line[:many]) & 255] ^ crc[:many] >> 8
+    found = np.zeros_like(crc)
+    found[order] = crc ^ 0xFFFFFFFF
+    return found
 
 
 def _entry(byte: int) -> int:
@@ -115,4 +133,4 @@ def _entry(byte: int) -> int:
     return byte
 
 
-TABLE = tuple(map(_entry, range(256)))
+TABLE = np.array([*map(_entry, range(256))], np.uint32)
