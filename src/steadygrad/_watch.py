@@ -124,6 +124,8 @@ class Watch:
         self._writer = (
             create(plan.directory, plan.name or "run", self._say) if plan.writes else None
         )
+        if self._writer is not None:
+            self._writer.meta({"versions": versions()})
         self._known = -1  # sites that the writer has been told of
         self._told = 0.0  # when, in seconds
         self._causes = Causes(self._say)
@@ -220,7 +222,7 @@ class Watch:
         facts = self._facts(self._memory.rows)
         if self._closed:
             facts["buffers"] = self._buffers()
-        known: dict[str, Any] = {"facts": facts, "cost": self._cost(), "versions": versions()}
+        known: dict[str, Any] = {"facts": facts, "cost": self._cost()}
         if self._plan.command:
             known["command"] = list(self._plan.command)
         writer.meta(known, sites)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ def course(subject: Subject) -> Part | None:
     if len(np.unique(record.steps)) < 3:
         return None
     starts = zoomable(record.steps, POINTS)
-    drawn = [_chart(title, lines, starts) for title, lines in _charts(record)]
+    found = ((title, read(record)) for title, read in CHARTS)
+    drawn = [_chart(title, lines, starts) for title, lines in found if lines]
     if not drawn:
         return None
     data = {
@@ -43,52 +45,33 @@ def course(subject: Subject) -> Part | None:
     return Part(section("course", "Course of the training", NOTE, place), {"course": data})
 
 
-def _charts(record: Record) -> Iterator[tuple[str, list[Line]]]:
-    """Group the series [rows] into charts; what was never read, or never moved, has none."""
-    norms = [
-        ("before clipping", "norm"),
-        ("after clipping", "norm_after"),
-        ("threshold", "max_norm"),
-    ]
-    charts = [
-        ("loss", [("loss", "loss")]),
-        ("gradient norm", norms),
-        ("share of steps clipped", []),
-        ("learning rate", [("lr", "lr")]),
-        ("loss scale", [("scale", "scale")]),
-        ("share of steps skipped", [("skipped", "skipped")]),
-    ]
-    for title, metrics in charts:
-        lines = [line for label, metric in metrics for line in _lines(record, metric, label)]
-        lines = lines or (_clipped(record) if "clipped" in title else [])
-        lines = _told_apart(lines)
-        lines = [("norm", lines[0][1])] if lines and metrics == norms and len(lines) == 1 else lines
-        dull = title in ("loss scale", "share of steps skipped") and all(map(_is_level, lines))
-        if lines and not dull:
-            yield title, lines
+# --- Lines ---------------------------------------------------------------------------------------
 
 
-def _lines(record: Record, metric: str, label: str) -> list[Line]:
-    """Return one line for each optimizer for which the metric was read."""
+def _lines(record: Record, metric: str, label: str = "") -> list[Line]:
+    """Return a line [rows] for each optimizer, three at most, for which the metric was read."""
     series, sites = record.series(metric, "step"), record.sites_of("step")
     read = [place for place in range(len(sites)) if np.any(~np.isnan(series[:, place]))]
-    named = len(sites) > 1
-    return [
-        (
-            f"{label}, {clean(sites[place].name, UNICODE)} {place + 1}" if named else label,
-            series[:, place],
-        )
-        for place in read[:3]
-    ]
+    several = len(sites) > 1
+    whose = {n: f", {clean(sites[n].name, UNICODE)} {n + 1}" if several else "" for n in read}
+    return [(f"{label or metric}{whose[place]}", series[:, place]) for place in read[:3]]
 
 
-def _told_apart(lines: list[Line]) -> list[Line]:
-    """Leave out a line that another one covers, as a norm after a clipping that never was."""
+def _norms(record: Record) -> list[Line]:
+    """Return the norm before and after clipping, and the threshold; only it if nothing clips."""
+    named = {"norm": "before clipping", "norm_after": "after clipping", "max_norm": "threshold"}
     kept: list[Line] = []
-    for label, values in lines:
-        if not any(np.array_equal(values, one, equal_nan=True) for _, one in kept):
-            kept.append((label, values))
-    return kept
+    for metric, label in named.items():
+        for name, values in _lines(record, metric, label):
+            if not any(np.array_equal(values, one, equal_nan=True) for _, one in kept):
+                kept.append((name, values))
+    return kept if len(kept) > 1 else [("norm", values) for _, values in kept]
+
+
+def _moving(record: Record, metric: str) -> list[Line]:
+    """Return the lines of a metric, if any of them is not level."""
+    lines = _lines(record, metric)
+    return [] if all(map(_is_level, lines)) else lines
 
 
 def _clipped(record: Record) -> list[Line]:
@@ -107,6 +90,17 @@ def _clipped(record: Record) -> list[Line]:
 def _is_level(line: Line) -> bool:
     read = line[1][~np.isnan(line[1])]
     return not len(read) or bool(read.min() == read.max())
+
+
+CHARTS: tuple[tuple[str, Callable[[Record], list[Line]]], ...] = (
+    ("loss", partial(_lines, metric="loss")),
+    ("gradient norm", _norms),
+    ("share of steps clipped", _clipped),
+    ("learning rate", partial(_lines, metric="lr")),
+    ("loss scale", partial(_moving, metric="scale")),
+    ("share of steps skipped", partial(_moving, metric="skipped")),
+)
+"""The charts, from top to bottom, and the lines of each; without lines there is no chart."""
 
 
 def _chart(title: str, lines: list[Line], starts: NDArray[np.int64]) -> Json:
