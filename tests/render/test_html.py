@@ -307,6 +307,21 @@ def test_rings_that_are_none_are_left_out(tmp_path: Path) -> None:
     assert html(run_of(20), Story((), read))
 
 
+def test_a_run_of_a_foreign_hand_makes_a_page_all_the_same(tmp_path: Path) -> None:
+    """Whatever the files hold: no number, no list, no name is taken on trust."""
+    (tmp_path / "meta.json").write_text('{"started": 1e300, "command": [3], "versions": {"a": []}}')
+    odd = [{"kind": "finding", "where": 3}, {"kind": "nonfinite", "says": []}, {"kind": "jump"}]
+    lines = [json.dumps({"step": 7, **one}) + "\n" for one in odd]
+    (tmp_path / "events.jsonl").write_text("".join(lines))
+    below = tmp_path / "incidents" / "7"
+    below.mkdir(parents=True)
+    np.savez(below / "ring.npz", step=np.arange(8), loss=np.ones((8, 0)), grad=np.ones((8, 900)))
+    facts = {"optimizers": [3, {}, {"name": {}, "lr": "x"}]}
+    report = run_of(20)
+    page = html(replace(report, record=replace(report.record, facts=facts)), story_of(tmp_path))
+    assert "Step 7" in page
+
+
 def test_what_is_no_story_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text('{"versions": 3, "command": "x", "started": []}')
     told = story_of(tmp_path)

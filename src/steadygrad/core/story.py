@@ -15,6 +15,7 @@ from steadygrad.core.lines import events_of, object_of
 from steadygrad.core.stored import EVENTS, META, bytes_of
 
 MOST = 12  # incidents that are read; a run keeps ten jumps at most, and its first causes
+LATEST = 1e11  # seconds of the epoch beyond which a time is none
 LARGEST = 50_000_000  # numbers of a ring beyond which it is none of ours
 
 Arrays = Mapping[str, NDArray[Any]]  # numbers of whatever type the file holds
@@ -56,7 +57,7 @@ def story_of(run: Path) -> Story:
         incidents(run),
         tuple(map(str, command)) if isinstance(command, list) else (),
         {str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {},
-        float(started) if isinstance(started, int | float) else 0.0,
+        float(started) if isinstance(started, int | float) and 0 < started < LATEST else 0.0,
         str(run),
     )
 
@@ -89,5 +90,5 @@ def _ring(path: Path) -> Arrays:
     return {
         name: one
         for name, one in read.items()
-        if name == "step" or (one.ndim == 2 and len(one) == len(step))
+        if name == "step" or (one.ndim == 2 and len(one) == len(step) and one.shape[1])
     }

@@ -55,7 +55,8 @@ def _chain(incident: Incident, at: At, events: list[Event], sites: list[Site]) -
     """Tell what was first, and what followed, in the order in which it happened."""
     for one in events:
         if one["kind"] == "finding":
-            where = ", ".join(str(name) for name in (one.get("where") or ())[:3])
+            listed = one.get("where")
+            where = ", ".join(map(str, listed[:3])) if isinstance(listed, list | tuple) else "?"
             yield tag(
                 "span",
                 tag("b", f"{one.get('code')} {one.get('name')}"),
