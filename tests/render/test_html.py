@@ -291,6 +291,16 @@ def test_a_jump_names_what_grew() -> None:
     assert "<code>layers.1.weight</code> \N{MULTIPLICATION SIGN}40" in page
 
 
+def test_only_what_was_kept_is_said_to_be_computed_again(tmp_path: Path) -> None:
+    for name in ("7", "8"):
+        (tmp_path / "incidents" / name).mkdir(parents=True)
+        np.savez(tmp_path / "incidents" / name / "ring.npz", step=np.arange(3))
+    (tmp_path / "incidents" / "8" / "tensors.safetensors").touch()
+    page = html(run_of(20), story_of(tmp_path))
+    assert "incidents/8 " in page
+    assert "incidents/7 " not in page
+
+
 def test_rings_that_are_none_are_left_out(tmp_path: Path) -> None:
     below = tmp_path / "incidents"
     for name in ("7", "8", "9", "notes"):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from steadygrad.core.lines import events_of, object_of
 from steadygrad.core.stored import EVENTS, META, bytes_of
 
+TENSORS = "tensors.safetensors"
 MOST = 12  # incidents that are read; a run keeps ten jumps at most, and its first causes
 LATEST = 1e11  # seconds of the epoch beyond which a time is none
 LARGEST = 50_000_000  # numbers of a ring beyond which it is none of ours
@@ -23,7 +24,10 @@ Arrays = Mapping[str, NDArray[Any]]  # numbers of whatever type the file holds
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Incident:
-    """The steps up to a bad one: `ring` holds `step` [steps], and metrics [steps, sites]."""
+    """The steps up to a bad one: `ring` holds `step` [steps], and metrics [steps, sites].
+
+    `path` is where it can be computed again from; empty where its tensors were not kept.
+    """
 
     step: int
     ring: Arrays
@@ -67,7 +71,11 @@ def incidents(run: Path) -> tuple[Incident, ...]:
     below = run / "incidents"
     named = [path for path in below.iterdir() if path.is_dir()] if below.is_dir() else []
     steps = sorted((_step(path), path) for path in named if _step(path) >= 0)[:MOST]
-    return tuple(Incident(step, _ring(path / "ring.npz"), str(path)) for step, path in steps)
+    return tuple(Incident(step, _ring(path / "ring.npz"), _kept(path)) for step, path in steps)
+
+
+def _kept(path: Path) -> str:
+    return str(path) if (path / TENSORS).is_file() else ""
 
 
 def _step(path: Path) -> int:

@@ -64,6 +64,8 @@ def _chain(incident: Incident, at: At, events: list[Event], sites: list[Site]) -
             )
         elif one["kind"] == "nonfinite":
             yield tag("span", "not finite, and the cause was not found: ", str(one.get("says", "")))
+        else:
+            yield tag("span", "the gradient's norm jumped")
     loss, skipped = at("loss"), at("skipped")
     if len(loss):
         yield tag("span", f"the loss: {said(float(loss[0]))}")
