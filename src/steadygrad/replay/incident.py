@@ -61,8 +61,8 @@ def read(directory: Path) -> Incident:
     file = directory / TENSORS
     if not file.is_file():
         raise CannotLook(
-            f"expected an incident with {TENSORS}, got {directory}: `steadygrad run` leaves them in "
-            "runs/<run>/incidents/<step>"
+            f"expected an incident with {TENSORS}, got {directory}: `steadygrad run` leaves them "
+            "in runs/<run>/incidents/<step>"
         )
     try:
         return Incident(load_file(file))
