@@ -86,6 +86,27 @@ def test_the_report_alone_stands_on_standard_output() -> None:
     assert "the child trained: True" in done.stderr
 
 
+def test_a_check_writes_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    done = steadygrad(
+        "check", "--format", "html", "-o", str(page), str(SCRIPTS / "plain.py"), "--lr", "0.1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    written = page.read_text(encoding="utf-8")
+    assert written.startswith("<!doctype html>")
+    assert "healthy" in written
+    assert '"profile":' in written
+
+
+def test_the_page_of_a_run_tells_what_lies_in_its_directory(a_run: Path) -> None:
+    with (a_run / "events.jsonl").open("a") as file:
+        file.write('{"step": 7, "kind": "jump", "norm": 3.0}\n')
+    done = steadygrad("report", "--format", "html", str(a_run))
+    assert done.returncode == 0, done.stderr
+    assert '"flags":[{"step":7,"label":"gradient jumped"}]' in done.stdout
+
+
 def test_options_after_the_target_are_the_scripts(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = steadygrad(

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from steadygrad._replay import Cause, Causes, Kept, captured_of, is_disguised
 from steadygrad.core.decimation import Memory
+from steadygrad.core.environment import versions
 from steadygrad.core.finding import Finding, as_json, from_json
 from steadygrad.core.record import Record
 from steadygrad.core.report import Blind, Report, diagnose
@@ -124,6 +125,8 @@ class Watch:
         self._writer = (
             create(plan.directory, plan.name or "run", self._say) if plan.writes else None
         )
+        if self._writer is not None:
+            self._writer.meta({"versions": versions()})
         self._known = -1  # sites that the writer has been told of
         self._told = 0.0  # when, in seconds
         self._causes = Causes(self._say)

@@ -35,6 +35,15 @@ class Format(StrEnum):
     text = "text"
     json = "json"
     sarif = "sarif"
+    html = "html"
+
+
+class Export(StrEnum):
+    """A format of other tools."""
+
+    csv = "csv"
+    parquet = "parquet"
+    tensorboard = "tensorboard"
 
 
 class Level(StrEnum):
@@ -184,8 +193,8 @@ def run_command(  # noqa: PLR0913 - one argument for each option
 
     options = Options(target, tuple(arguments or ()), module, directory, overhead)
 
-    def write(report: Report) -> None:
-        _write(_rendered(report, form, sys.stderr), output, sys.stderr)
+    def write(report: Report, path: Path | None) -> None:
+        _write(_rendered(report, form, sys.stderr, path), output, sys.stderr)
 
     def start() -> int:
         return run(options, write, lambda report: _failed(report, fail_on))
@@ -270,7 +279,7 @@ def report_command(
         except ValueError as error:
             return _say(str(error))
         report = report_of(stored)
-        _write(_rendered(report, form, sys.stdout), output, sys.stdout)
+        _write(_rendered(report, form, sys.stdout, stored.path), output, sys.stdout)
         return _exit_code(report, fail_on)
 
     raise typer.Exit(_guarded(start, lambda _: None))
@@ -369,6 +378,92 @@ def top(
         raise typer.Exit(_say(clean(str(error), glyphs))) from None
 
 
+@app.command(name="serve")
+def serve_command(
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="The directory of a run; without it, the newest below ./runs.",
+            show_default=False,
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 for any that is free.")] = 8742,
+) -> None:
+    """Show the page of a run in a browser, anew as the run goes on; Ctrl-C ends it.
+
+    Only this machine can reach it, at an address that nobody can guess; over ssh, forward the port
+    (ssh -L 8742:127.0.0.1:8742). No request changes anything.
+    """
+
+    def start() -> int:
+        from steadygrad.core.stored import newest
+        from steadygrad.launch.served import serve
+
+        try:
+            serve(run or newest(Path("runs")), port, lambda where: typer.echo(where))
+        except KeyboardInterrupt:
+            typer.echo("")
+        return 0
+
+    raise typer.Exit(_guarded(start, lambda _: None))
+
+
+@app.command(name="export")
+def export_command(
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="The directory of a run; without it, the newest below ./runs.",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[
+        Export, typer.Option("--to", help="csv, parquet (needs pyarrow), or tensorboard.")
+    ] = Export.csv,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="The file to write, for tensorboard a directory; run.csv, run.parquet, or tb "
+            "otherwise.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write the steps of a run for other tools: a row for each, a column for each number in it.
+
+    Where old steps were decimated, the column `kind` says which of min, median, and max a row is;
+    TensorBoard gets the medians.
+    """
+    from steadygrad.core.stored import newest, read
+    from steadygrad.export.formats import FORMATS
+
+    written = output or Path("tb" if form is Export.tensorboard else f"run.{form.value}")
+    try:
+        FORMATS[form.value](read(run or newest(Path("runs"))), written)
+    except (ValueError, ImportError) as error:
+        raise typer.Exit(_say(str(error))) from None
+    except OSError as error:
+        why = f"expected to write to {written}, got: {error.strerror}: name another path with -o"
+        raise typer.Exit(_say(why)) from None
+    typer.echo(f"steadygrad: wrote {written}", err=True)
+
+
+@app.command(name="doctor")
+def doctor_command() -> None:
+    """Say what there is: versions, devices, mechanisms of guards, extras, and what would be blind.
+
+    The mechanisms are tried on a tiny parameter; nothing is installed, fetched, or changed.
+    """
+    from steadygrad.launch.doctor import doctor
+
+    for line in doctor():
+        typer.echo(line)
+
+
 def _follow(path: Path, once: bool, glyphs: Glyphs) -> None:
     """Draw a run, twice a second on a terminal."""
     import time
@@ -454,7 +549,11 @@ def _reserve_stdout() -> TextIO:
     return report
 
 
-def _rendered(report: Report, form: Format, stdout: TextIO) -> str:
+def _rendered(report: Report, form: Format, stdout: TextIO, run: Path | None = None) -> str:
+    if form is Format.html:
+        from steadygrad.launch.page import page
+
+        return page(report, run)
     if form is Format.json:
         from steadygrad.render.json import json
 

@@ -40,7 +40,7 @@ def read(path: Path | str) -> Stored:
 
 def stored(directory: Path, rows: Sequence[Row], events: Sequence[Mapping[str, Any]]) -> Stored:
     """Join rows and events with what meta.json says now."""
-    meta = object_of(_bytes(directory / META)) or {}
+    meta = object_of(bytes_of(directory / META)) or {}
     ordered = tuple(sorted(rows, key=attrgetter("step")))
     return Stored(directory, meta, tuple(_sites(meta.get("sites"))), ordered, tuple(events))
 
@@ -86,10 +86,11 @@ def _rows(directory: Path, found: Sequence[Segment]) -> list[Row]:
 
 
 def _lines(path: Path) -> list[bytes]:
-    return _bytes(path).splitlines()
+    return bytes_of(path).splitlines()
 
 
-def _bytes(path: Path) -> bytes:
+def bytes_of(path: Path) -> bytes:
+    """Return what is in a file; nothing where there is none."""
     return path.read_bytes() if path.is_file() else b""
 
 

@@ -12,6 +12,8 @@ from steadygrad._watch import Plan, Watch
 from steadygrad.core.report import Report
 from steadygrad.launch.training import ended, leave, module, script, show_error
 
+Write = Callable[[Report, Path | None], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -24,8 +26,8 @@ class Options:
     overhead: float = 0.01
 
 
-def run(options: Options, write: Callable[[Report], None], failed: Callable[[Report], bool]) -> int:
-    """Run a script to its end, hand its report to `write`, and return the exit code.
+def run(options: Options, write: Write, failed: Callable[[Report], bool]) -> int:
+    """Run a script to its end, hand its report and directory to `write`, return the exit code.
 
     Raises SystemExit where the script does, and CannotLook for what is no script.
     """
@@ -52,7 +54,7 @@ def run(options: Options, write: Callable[[Report], None], failed: Callable[[Rep
     sys.stdout.flush()
     show_error(ending)
     if report is not None:
-        write(report)
+        write(report, watch.path)
         if watch.path is not None and watch.path.is_dir():
             _say(f"the run is in {watch.path}")
     code = leave(ending)

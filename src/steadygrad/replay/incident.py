@@ -12,13 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from steadygrad.core.story import TENSORS
 from steadygrad.probe.tree import map_tensors
 from steadygrad.replay.captured import CannotLook, Captured
 from steadygrad.replay.randomness import Generators
 from steadygrad.replay.score import Score
 from steadygrad.replay.tape import Entry
 
-FILE = "tensors.safetensors"
 LARGEST = 100 * 2**20  # bytes of weights that are kept: chosen by us; the batch is kept always
 
 
@@ -34,7 +34,7 @@ class Incident:
 
     def save(self, directory: Path) -> None:
         """Write into a directory; nothing in the file is code."""
-        save_file(dict(self.tensors), directory / FILE)
+        save_file(dict(self.tensors), directory / TENSORS)
 
     @property
     def whole(self) -> bool:
@@ -58,11 +58,11 @@ def incident_of(captured: Captured) -> Incident:
 
 def read(directory: Path) -> Incident:
     """Read an incident, or raise CannotLook."""
-    file = directory / FILE
+    file = directory / TENSORS
     if not file.is_file():
         raise CannotLook(
-            f"expected an incident with {FILE}, got {directory}: `steadygrad run` leaves them in "
-            "runs/<run>/incidents/<step>"
+            f"expected an incident with {TENSORS}, got {directory}: `steadygrad run` leaves them "
+            "in runs/<run>/incidents/<step>"
         )
     try:
         return Incident(load_file(file))
