@@ -23,6 +23,7 @@ import steadygrad as sg
 from steadygrad._search import Plan, proposals
 from steadygrad.core.finding import Advice, Finding, Severity
 from steadygrad.launch.cured import Options, cure_script
+from steadygrad.render.html import html
 from steadygrad.render.json import as_dict
 from steadygrad.render.text import text
 from steadygrad.replay.captured import CannotLook
@@ -106,7 +107,8 @@ def test_a_cure_is_proven_on_every_seed_and_its_patch_works(diverging: sg.Report
     torch.manual_seed(0)
     made = _setup(3.0)
     names: dict[str, Any] = {"model": made.model, "optimizer": made.optimizer, "sg": sg}
-    exec(chosen.patch, {**names, "torch": torch, "nn": nn, "F": F}, names)
+    names |= {"torch": torch, "nn": nn, "F": F}
+    exec(chosen.patch, names)
     for batch, _ in zip(made.batches, range(20), strict=False):
         names["optimizer"].zero_grad()
         loss = made.loss(made.model, batch)
@@ -197,6 +199,15 @@ def test_the_table_fits_the_terminal_and_json_tells_all(diverging: sg.Report) ->
     (chosen,) = [one for one in told["trials"] if one["chosen"]]
     assert chosen["patch"] == told["cure"]["patch"]
     assert chosen["verdict"] == "helps"
+
+
+def test_the_page_shows_the_trials_and_the_lines_to_paste(diverging: sg.Report) -> None:
+    page = html(diverging)
+
+    assert diverging.cure is not None
+    assert f"Paste this: {diverging.cure.chosen}" in page
+    assert "against no change" in page
+    assert "tried: " in page
 
 
 # --- Scripts --------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def table(cure: Cure, width: int, glyphs: Glyphs) -> Iterable[Text]:
 
 def _names(rows: Sequence[Trial], width: int, seeds: int) -> int:
     """Cells of the column of names."""
-    longest = max(cell_len(_name(one)) for one in rows) + 2
+    longest = max(cell_len(name_of(one)) for one in rows) + 2
     room = width - 2 - (seeds * LOSS + 2) - EFFECT - 9
     return max(14, min(longest, max(room, 14)))
 
@@ -47,27 +47,30 @@ def _wide(width: int, names: int, seeds: int) -> bool:
     return width >= 2 + names + seeds * LOSS + 2 + EFFECT + 9
 
 
-def _name(one: Trial) -> str:
+def name_of(one: Trial) -> str:
+    """What a table calls it."""
     return f"random: {one.name}" if one.random else one.name
 
 
 def _row(one: Trial, names: int, seeds: int, width: int, glyphs: Glyphs) -> Text:
-    name = cut(clean(_name(one), glyphs), names - 2, glyphs)
+    name = cut(clean(name_of(one), glyphs), names - 2, glyphs)
     losses = "".join(f"{loss_of(loss):<{LOSS}}" for loss in one.after)
     line = Text(f"  {name:<{names}}{losses:<{seeds * LOSS + 2}}")
     if not one.remedies:
         return line
     if not _wide(width, names, seeds):
         return line.append(one.verdict, STYLES.get(one.verdict, ""))
-    line.append(f"{_effect(one):<{EFFECT}}")
-    return line.append(_verdict(one), STYLES.get(one.verdict, ""))
+    line.append(f"{effect_of(one):<{EFFECT}}")
+    return line.append(verdict_of(one), STYLES.get(one.verdict, ""))
 
 
-def _verdict(one: Trial) -> str:
+def verdict_of(one: Trial) -> str:
+    """The verdict in words."""
     return "1 seed" if one.verdict == "unsure" else one.verdict
 
 
-def _effect(one: Trial) -> str:
+def effect_of(one: Trial) -> str:
+    """The mean difference and its interval."""
     low, high = one.interval
     if math.isinf(one.effect):
         return "no longer breaks" if one.effect < 0 else "breaks"

@@ -20,12 +20,14 @@ from steadygrad.render.html.markup import Markup, joined, safe, tag
 from steadygrad.render.html.page import Block, Json, Subject
 from steadygrad.render.html.ratios import ratios
 from steadygrad.render.html.surroundings import surroundings, unseen
+from steadygrad.render.html.trials import trials
 from steadygrad.render.html.verdict import title, verdict
 from steadygrad.render.json import as_dict
 
 BLOCKS: tuple[Block, ...] = (
     verdict,
     findings,
+    trials,
     depth,
     heat,
     course,

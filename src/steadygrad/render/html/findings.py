@@ -11,6 +11,7 @@ from steadygrad.core.finding import Advice, Finding, Severity
 from steadygrad.core.record import Record
 from steadygrad.core.report import Report
 from steadygrad.core.steps import METRICS
+from steadygrad.core.trial import Cure
 from steadygrad.render.code import broken
 from steadygrad.render.html.markup import Markup, joined, safe, tag
 from steadygrad.render.html.numbers import Floats
@@ -65,7 +66,7 @@ def _rows(found: Finding, subject: Subject) -> Iterator[tuple[str, Markup]]:
         ("mechanism", joined(_mechanism(found, subject))),
         ("confidence", safe(f"{found.confidence}: {SURE[found.confidence]}") if alarm else None),
         ("ruled out", _listed(found.ruled_out)),
-        ("to try", joined(map(_advice, found.try_next))),
+        ("to try", joined(_advice(one, subject.report.cure) for one in found.try_next)),
     )
     return ((name, value) for name, value in rows if value)
 
@@ -90,9 +91,12 @@ def _where(found: Finding) -> Markup:
     return joined([shown, " ", tag("details", more, joined(names[FEW:], ", "))])
 
 
-def _advice(advice: Advice) -> Markup:
-    """Write a remedy with its lines; no trial has been made of it."""
-    head = tag("p", tag("b", advice.remedy), tag("span", "not verified by a trial", class_="sure"))
+def _advice(advice: Advice, cure: Cure | None) -> Markup:
+    """Write a remedy with its lines, and what its trial has shown."""
+    tried = () if cure is None else cure.trials
+    one = next((trial for trial in tried if trial.remedies == (advice.remedy,)), None)
+    said = "not verified by a trial" if one is None else f"tried: {one.verdict}"
+    head = tag("p", tag("b", advice.remedy), tag("span", said, class_="sure"))
     patch = "\n".join(broken(advice.patch, CODE))
     lines = [tag("pre", tag("code", patch), tabindex="0")] if patch else []
     return tag("div", head, *lines, class_="advice")
