@@ -17,7 +17,7 @@ demo: .venv/demo.stamp ## See an ill and a healthy network diagnosed
 	$(BIN)/python -m steadygrad.demo
 
 test: .venv/dev.stamp ## Run the tests, the README's examples among them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: format lint layers types tests docs ## All that a change must pass
 

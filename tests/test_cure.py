@@ -134,6 +134,15 @@ def test_a_healthy_training_is_left_alone() -> None:
     assert report.cure.chosen == ""
 
 
+def test_what_only_a_trial_can_tell_is_a_finding_too() -> None:
+    report = sg.cure(partial(_setup, 1e-6), steps=40, seeds=(0, 1), budget=600)
+
+    assert report.cure is not None
+    assert report.cure.chosen
+    assert report.verdict == "findings"
+    assert report.findings[0].code in ("G402", "G411")
+
+
 def test_random_numbers_are_as_before() -> None:
     before = torch.get_rng_state()
     sg.cure(partial(_setup, 0.1), steps=8, seeds=(0, 1), budget=400)

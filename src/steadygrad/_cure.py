@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,6 +10,7 @@ from concurrent.futures import Executor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from steadygrad._watch import Watch
 from steadygrad.core.finding import Finding, Severity
 from steadygrad.core.record import record_of
 from steadygrad.core.report import Report, fold
-from steadygrad.core.trial import Arm, Outcome
+from steadygrad.core.trial import Arm, Cure, Outcome
 from steadygrad.detectors import DETECTORS, WATCHING
 from steadygrad.remedies.applied import BY_NAME, Applied
 from steadygrad.remedies.instead import Instead
@@ -113,17 +115,31 @@ def cured(search: Search, diagnosed: Report, begin: float) -> Report:
     try:
         bare = search.untouched()
         stands = all(one.stands for one in bare)
-        if stands and diagnosed.worst <= Severity.note:
-            search.said.append(
-                "nothing was found, yet the loss does not fall: what helps anywhere is tried"
-            )
         if stands or diagnosed.worst > Severity.note:
             search.search(proposals(diagnosed.findings, diagnosed.folded))
             search.confirm()
     except KeyboardInterrupt:
         search.said.append("interrupted: this is what was known by then")
     cost = {"seconds": time.perf_counter() - begin, "steps": float(search.spent)}
-    return replace(diagnosed, cure=search.cure(), cost=cost)
+    found = search.cure()
+    stuck = [_stuck(found)] if found.chosen and diagnosed.worst <= Severity.note else []
+    return replace(diagnosed, findings=(*stuck, *diagnosed.findings), cure=found, cost=cost)
+
+
+def _stuck(cure: Cure) -> Finding:
+    """What is known only by trial: nothing else was found, yet another training learns."""
+    bare, chosen = cure.trials[0], cure.prescription
+    now = fmean(chosen.after) if chosen is not None else math.nan
+    return Finding(
+        Severity.risk,
+        f"in {bare.steps} steps the loss does not fall from where it is, {fmean(bare.after):.3g}; "
+        f"with {cure.chosen} it comes to {now:.3g} in as many.",
+        ("loss",),
+        {"loss": fmean(bare.after), "with the change": now},
+        magnitude=4.0,
+        code="G411",
+        name="stuck-loss",
+    )
 
 
 def joined(target: str, findings: Sequence[Finding], clear: Sequence[str] = ()) -> Report:

@@ -200,14 +200,18 @@ class Search:
         for one, other in combinations(helping[:2], 2):
             kinds = {BY_NAME[name].kind for name in (*one, *other)}
             joined = tuple(r.name for r in ordered([BY_NAME[n] for n in (*one, *other)]))
-            if len(kinds) == len(joined) and self._room(steps):
+            if len(kinds) == len(joined) and self._has_room():
                 self.make([Arm(joined, first, steps)])
                 better = self.known[Arm(joined, first, steps)].end(steps)
                 if better < self.known[Arm(one, first, steps)].end(steps):
                     self._on_all_seeds(joined)
 
-    def _room(self, steps: int) -> bool:
-        return self.spent + steps + 2 * self.plan.steps <= self.plan.budget
+    def _has_room(self) -> bool:
+        """Whether the budget holds one more trial on all seeds, besides what is to come."""
+        plan = self.plan
+        whole = plan.steps * len(plan.seeds)
+        draws = plan.width * plan.short + plan.steps + whole if plan.random else 0
+        return self.spent + whole + draws + 2 * plan.steps <= plan.budget
 
     @property
     def spent(self) -> int:

@@ -62,11 +62,23 @@ class Outcome:
 
     @property
     def stands(self) -> bool:
-        """Whether the loss has not fallen from the first fifth of the steps to the last."""
+        """Whether the loss has not fallen from the first fifth of the steps to the last.
+
+        It has fallen by 2 % of itself, and by more than two standard errors of the fifths.
+        """
         count = len(self.losses)
-        first = self.losses[: max(1, count // SHARE)]
-        finite = bool(first) and all(map(math.isfinite, first))
-        return not finite or self.end(count) > median(first) - FALLEN * abs(median(first))
+        part = max(1, count // SHARE)
+        first, last = self.losses[:part], self.losses[-part:]
+        if self.error or not first or not all(map(math.isfinite, (*first, *last))):
+            return True
+        noise = math.hypot(_error(first), _error(last))
+        fallen = median(first) - median(last)
+        return fallen <= max(FALLEN * abs(median(first)), 2 * noise)
+
+
+def _error(losses: Sequence[float]) -> float:
+    """The standard error of a median, as if the losses were drawn from a normal distribution."""
+    return 1.25 * stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
