@@ -72,8 +72,8 @@ GENERAL = ("adam", "selu", "lr-x0.1", "lr-x10", "layer-norm", "clip-norm", "leve
 """What is tried besides what was found calls for: chosen by us, one of each kind first."""
 
 ALIASES = {
-    "lower-lr": ("lr-x0.1", "lr-x0.3", "sharpness-lr"),
-    "higher-lr": ("lr-x10", "lr-x3", "sharpness-lr"),
+    "lower-lr": ("lr-x0.1", "lr-x0.01", "lr-x0.3", "sharpness-lr"),
+    "higher-lr": ("lr-x10", "lr-x100", "lr-x3", "sharpness-lr"),
     "normalise": ("layer-norm", "batch-norm"),
     "swap-activation": ("selu", "leaky-relu", "gelu"),
     "skip-init": ("zero-branches",),
@@ -237,7 +237,9 @@ class Search:
         mine = [self.known[Arm(names, seed, steps)] for seed in seeds]
         steps = min([steps, *(len(one.losses) for one in bare if not one.error)])
         return Comparison(
-            tuple(one.end(steps) for one in bare), tuple(one.end(steps) for one in mine)
+            tuple(one.end(steps) for one in bare),
+            tuple(one.end(steps) for one in mine),
+            tuple(one.start for one in bare),
         )
 
     def trials(self) -> list[Trial]:

@@ -46,6 +46,11 @@ def test_a_change_helps_only_on_every_seed_and_by_more_than_their_spread(
     assert Comparison(before, after).verdict == verdict
 
 
+def test_a_loss_that_climbs_where_the_other_breaks_is_no_help() -> None:
+    assert Comparison((INF, INF), (1e9, 1e9), (2.0, 2.0)).verdict == "no effect"
+    assert Comparison((INF, INF), (1.0, 1.5), (2.0, 2.0)).verdict == "helps"
+
+
 def test_the_interval_is_students() -> None:
     compared = Comparison((2.0, 2.0, 2.0), (1.0, 1.1, 0.9))
 

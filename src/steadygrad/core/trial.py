@@ -40,8 +40,8 @@ class Arm:
 class Outcome:
     """How an arm ended.
 
-    `losses` [steps] are in the unit of the untouched training, the first was computed before the
-    change. `error` says what ended it too early, `unfit` why there was nothing to change. `patch`
+    `losses` [steps] are in the unit of the untouched training, each computed before its step.
+    `error` says what ended it too early, `unfit` why there was nothing to change. `patch`
     are the lines to paste; with `imitates` they only come to what was tried.
     """
 
@@ -59,6 +59,12 @@ class Outcome:
         if self.error or self.unfit or not last or not all(map(math.isfinite, last)):
             return math.inf
         return median(last)
+
+    @property
+    def start(self) -> float:
+        """The first loss; inf where it is not known, or not finite."""
+        first = self.losses[0] if self.losses else math.inf
+        return first if math.isfinite(first) else math.inf
 
     @property
     def stands(self) -> bool:
@@ -86,17 +92,20 @@ class Comparison:
     """Losses [seeds] at the end, without and with a change; lower is better.
 
     `effect` is the mean difference and `interval` its 95 % interval over seeds (Student's t);
-    -inf where the untouched training breaks and the changed one does not.
+    -inf where the untouched training breaks and the changed one does not, and ends no higher than
+    where both began, at `start`.
     """
 
     before: tuple[float, ...]
     after: tuple[float, ...]
+    start: tuple[float, ...] = ()
 
     @property
     def differences(self) -> list[float]:
-        """After less before, seed by seed; 0 where both are broken."""
-        pairs = zip(self.before, self.after, strict=True)
-        return [0.0 if a == b else a - b for b, a in pairs]
+        """After less before, seed by seed; 0 where both are broken, or one and the other climbs."""
+        starts = self.start or (math.inf,) * len(self.before)
+        rows = zip(self.before, self.after, starts, strict=True)
+        return [0.0 if a == b or (math.isinf(b) and a > s) else a - b for b, a, s in rows]
 
     @property
     def effect(self) -> float:

@@ -89,10 +89,12 @@ def _factor(factor: float, text: str, cures: tuple[str, ...]) -> Remedy:
 
 
 FACTORS: tuple[Remedy, ...] = (
+    _factor(0.01, LOWER, TOO_HIGH),
     _factor(0.1, LOWER, TOO_HIGH),
     _factor(0.3, LOWER, TOO_HIGH),
     _factor(3.0, HIGHER, TOO_LOW),
     _factor(10.0, HIGHER, TOO_LOW),
+    _factor(100.0, HIGHER, TOO_LOW),
 )
 
 
