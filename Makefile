@@ -43,7 +43,7 @@ bench: .venv/bench.stamp ## Measure cost and accuracy on real architectures
 	$(BIN)/python -m bench
 
 clean: ## Remove what make has built
-	rm -rf .venv site build dist docs/findings .*_cache
+	rm -rf .venv site build dist docs/findings docs/remedies .*_cache
 
 # A stamp stands for an installed set of packages. torch comes first and alone, so that no other
 # package's requirement chooses its version.

@@ -1,4 +1,4 @@
-"""Write docs/findings/: a page for each detector, which is its docstring, and the list of all."""
+"""Write docs/findings/ and docs/remedies/: a page for each, which is its docstring, and lists."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from pathlib import Path
 
 from steadygrad.core.finding import Detector
 from steadygrad.detectors import EVERY
+from steadygrad.remedies.catalogue import REMEDIES
+from steadygrad.remedies.remedy import Remedy
 
 FINDINGS = Path(__file__).parent / "findings"
+CURES = Path(__file__).parent / "remedies"
+
+LIST = """# Remedies
+
+`steadygrad cure` tries them on a training; `steadygrad explain NAME` prints the same pages.
+
+| name | kind | cures | what it does |
+| --- | --- | --- | --- |
+"""
 
 HEAD = """# Findings
 
@@ -29,6 +40,25 @@ def main() -> None:
     for code, mine in codes.items():
         text = "\n".join(page(one, second=place > 0) for place, one in enumerate(mine))
         (FINDINGS / f"{code}.md").write_text(text, encoding="utf-8")
+
+    shutil.rmtree(CURES, ignore_errors=True)
+    CURES.mkdir()
+    lines = [line(one) for one in REMEDIES]
+    (CURES / "index.md").write_text(LIST + "".join(lines), encoding="utf-8")
+    for one in REMEDIES:
+        text = f"# {one.name}\n\n{one.explains}\n\n---\n\nCures: {linked(one)}.\n"
+        (CURES / f"{one.name}.md").write_text(text, encoding="utf-8")
+
+
+def line(one: Remedy) -> str:
+    """One line of the list of remedies."""
+    opening = " ".join(one.explains.partition("\n\n")[0].split()).replace("|", "\\|")
+    return f"| [{one.name}]({one.name}.md) | {one.kind} | {linked(one)} | {opening} |\n"
+
+
+def linked(one: Remedy) -> str:
+    """Links to the findings that a remedy is for."""
+    return ", ".join(f"[{code}](../findings/{code}.md)" for code in one.cures)
 
 
 def sharing(code: str) -> list[Detector]:

@@ -328,10 +328,16 @@ def replay_command(
 def explain(
     code: Annotated[
         str | None,
-        typer.Argument(help="A code (G102) or a name (vanishing-gradient).", show_default=False),
+        typer.Argument(
+            help="A code (G102), its name (vanishing-gradient), or a remedy (level-init).",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Explain a finding: what it looks at, why it matters, when it is wrong, what to try."""
+    """Explain a finding: what it looks at, why it matters, when it is wrong, what to try.
+
+    Or a remedy: what it does, and when it fails.
+    """
     from steadygrad.detectors import EVERY
 
     if code is None:
@@ -343,10 +349,27 @@ def explain(
     for place, one in enumerate(pages):
         over = " over many steps" if place else ""
         _print_page(f"# {one.code} {one.name}{over}\n\n{one.page}")
-    if pages:
+    if pages or _explained_remedy(wanted):
         return
+
+    from steadygrad.remedies.catalogue import REMEDIES
+
     known = [text for one in EVERY for text in (one.code, one.name)]
-    raise typer.Exit(_say(f"expected a finding's code or name, got {code}{_near(code, known)}"))
+    known += [one.name for one in REMEDIES]
+    raise typer.Exit(
+        _say(f"expected a finding's code or name, or a remedy's, got {code}{_near(code, known)}")
+    )
+
+
+def _explained_remedy(name: str) -> bool:
+    """Print the page of a remedy; whether there is one."""
+    from steadygrad.remedies.catalogue import REMEDIES  # which imports torch
+
+    found = next((one for one in REMEDIES if one.name == name), None)
+    if found is not None:
+        cures = ", ".join(found.cures)
+        _print_page(f"# {found.name}\n\n{found.explains}\n\nCures: {cures}.")
+    return found is not None
 
 
 @app.command()
