@@ -108,6 +108,10 @@ def check_command(  # noqa: PLR0913 - one argument for each option
     probes: Annotated[
         bool, typer.Option("--probes/--no-probes", help="Also look where the model runs again.")
     ] = True,
+    numeric: Annotated[
+        bool,
+        typer.Option("--numeric", help="Compare autograd with differences instead, in float64."),
+    ] = False,
 ) -> None:
     """Look at a network before a single weight moves.
 
@@ -116,13 +120,18 @@ def check_command(  # noqa: PLR0913 - one argument for each option
     the script prints goes to standard error.
 
     Exit codes: 0 healthy, 1 findings, 2 could not look, 3 the user's code raised (with a report
-    where the exception names a finding).
+    where the exception names a finding). With --numeric one line is written, and no report: 0 the
+    gradients agree, 1 they differ (with the parameters), 2 the loss is too rough to tell.
     """
     stdout = _reserve_stdout()
 
     def look(captured: Captured) -> int:
-        from steadygrad.launch.look import look_at
+        from steadygrad.launch.look import compared, look_at
 
+        if numeric:
+            comparison = compared(captured, seed=seed)
+            _write(f"{comparison.verdict}: {comparison.says}", output, stdout)
+            return ("agrees", "differs", "unsure").index(comparison.verdict)
         report = look_at(captured, target=target, seed=seed, probes=probes)
         _write(_rendered(report, form, stdout), output, stdout)
         return _exit_code(report, fail_on)
