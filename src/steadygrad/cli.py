@@ -293,6 +293,39 @@ def explain(
     raise typer.Exit(_say(f"expected a finding's code or name, got {code}{_near(code, known)}"))
 
 
+@app.command(name="lab")
+def lab_command(  # noqa: PLR0913 - one argument for each option
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="An experiment, as he2015.", show_default=False),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Run all; write one page.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="The paper's sizes; may take hours.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of weights, data and batches.")] = 0,
+    directory: Annotated[Path, typer.Option("-o", "--output", help="Where to write.")] = Path("lab"),
+) -> None:
+    """Measure a published result about gradients again, and compare the numbers.
+
+    Without a name, list the experiments with their claims, and what earlier runs measured. With
+    one, run it and write lab/NAME/numbers.json, table.txt, figure.svg and figure.png. With --all,
+    run every one, and write lab/index.html as well.
+
+    Exit codes: 0 all numbers within their tolerance, 1 some out of it, 2 could not run.
+    """
+
+    def start() -> int:
+        from steadygrad.lab import command
+
+        try:
+            if every:
+                return command.run_all(directory, full, seed)
+            return command.run(name, directory, full, seed) if name else command.show(directory)
+        except (ValueError, ModuleNotFoundError, OSError) as error:
+            return _say(str(error))
+
+    raise typer.Exit(_guarded(start, lambda _: None))
+
+
 @app.command()
 def top(
     run: Annotated[

@@ -223,5 +223,5 @@ def _summed(inputs: Any, seed: int) -> Callable[[nn.Module], Tensor]:  # see wei
 def _called(model: nn.Module, inputs: Any) -> Any:  # whatever the model takes and returns
     if isinstance(inputs, dict):
         return model(**inputs)
-    given = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+    given: Any = inputs if isinstance(inputs, (tuple, list)) else (inputs,)  # as handed over
     return model(*given)
