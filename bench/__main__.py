@@ -19,6 +19,8 @@ NAMES = (
     "toy",
     "watch",
     "cause",
+    "numerics",
+    "lab",
 )
 
 

@@ -294,15 +294,19 @@ def explain(
 
 
 @app.command(name="lab")
-def lab_command(  # noqa: PLR0913 - one argument for each option
+def lab_command(
     name: Annotated[
         str | None,
         typer.Argument(metavar="[NAME]", help="An experiment, as he2015.", show_default=False),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Run all; write one page.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="The paper's sizes; may take hours.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="The paper's sizes; may take hours.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of weights, data and batches.")] = 0,
-    directory: Annotated[Path, typer.Option("-o", "--output", help="Where to write.")] = Path("lab"),
+    directory: Annotated[Path, typer.Option("-o", "--output", help="Where to write.")] = Path(
+        "lab"
+    ),
 ) -> None:
     """Measure a published result about gradients again, and compare the numbers.
 

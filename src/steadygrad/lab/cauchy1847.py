@@ -63,7 +63,7 @@ def boundary(f: Function) -> float:
         path = numerics.descend(f, START, middle, max_steps=100)
         grown = abs(path.points[-1]) > abs(START) or path.reason == "diverged"
         low, high = (low, middle) if grown else (middle, high)
-    return (low * high) ** 0.5
+    return float((low * high) ** 0.5)
 
 
 def paths() -> Figure:

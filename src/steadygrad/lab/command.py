@@ -26,7 +26,9 @@ def show(directory: Path, among: Sequence[Experiment] = EXPERIMENTS) -> int:
         listed.add_column(title, no_wrap=title == "name", overflow="fold")
     for one in among:
         listed.add_row(one.name, one.claim, one.published, *_ours(one, directory))
-    Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False).print(listed)
+    Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, markup=False).print(
+        listed
+    )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What an experiment is: a published claim, a run that measures it, and a tolerance with a reason."""
+"""What an experiment is: a published claim, what measures it, a tolerance with its reason."""
 
 from __future__ import annotations
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from steadygrad.lab.experiment import Curve, Figure, Measure, Plan, Result, above, experiment, near
-from steadygrad.lab.nets import gradient_norms, plain
+from steadygrad.lab.nets import Fill, gradient_norms, linears, plain
 
 LAYERS = 5
 MEAN_SINGULAR_VALUE = 8 / (3 * math.pi)  # of an n x n matrix of variance 1 / n, n large
@@ -16,11 +16,13 @@ MEAN_SINGULAR_VALUE = 8 / (3 * math.pi)  # of an n x n matrix of variance 1 / n,
 
 @experiment(
     "glorot2010",
-    claim="Normalized initialization keeps the layers' Jacobians near 1, the standard one halves them",
+    claim="Normalized initialization keeps the layers' Jacobians near 1, the standard one halves "
+    "them",
     published="mean singular value 0.8 normalized, 0.5 standard (sec. 4.2.1)",
     tolerance="0.05 of each, the half of the digit that the paper gives; 1 % of the closed form "
     "8 / (3 pi) sqrt(n Var W), whose error at width 400 is below 0.5 %",
-    source="Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward networks",
+    source="Glorot & Bengio 2010, Understanding the difficulty of training deep feedforward "
+    "networks",
 )
 def glorot2010(plan: Plan) -> Result:
     """Take singular values of the weights, and gradient norms by layer, of 5 tanh layers.
@@ -36,13 +38,8 @@ def glorot2010(plan: Plan) -> Result:
     curves: list[Curve] = []
     for name, variance in plan.each([("standard", 1 / 3), ("normalized", 1.0)]):
         generator = torch.Generator().manual_seed(plan.seed)
-        limit = math.sqrt(3 * variance / width)
-        net = plain(
-            [width] * (LAYERS + 1),
-            nn.Tanh,
-            lambda w, a=limit: nn.init.uniform_(w, -a, a, generator=generator),  # type: ignore[misc] # a default binds the loop's value
-        )
-        spectra = [torch.linalg.svdvals(layer.weight.detach()) for layer in net[::2]]
+        net = plain([width] * (LAYERS + 1), nn.Tanh, _uniform(variance, generator))
+        spectra = [torch.linalg.svdvals(layer.weight.detach()) for layer in linears(net)]
         values[name] = float(torch.cat(spectra).mean())
         x, cotangent = (torch.randn(200, width, generator=generator) for _ in range(2))
         norms = list(gradient_norms(net, 0.1 * x, cotangent))
@@ -59,6 +56,16 @@ def glorot2010(plan: Plan) -> Result:
     rows = [[name, values[name], ratios[name]] for name in values]
     header = ("init", "mean singular value", "gradient at layer 1 over layer 5")
     return Result(measures, header, rows, Figure("layer", "gradient norm", curves, "y"))
+
+
+def _uniform(variance: float, generator: torch.Generator) -> Fill:
+    """Return a fill with a uniform distribution of variance / fan_in."""
+
+    def fill(weight: Tensor) -> None:
+        limit = math.sqrt(3 * variance / weight.shape[1])
+        nn.init.uniform_(weight, -limit, limit, generator=generator)
+
+    return fill
 
 
 def _over(ratios: dict[str, float]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -43,7 +43,7 @@ def orthogonal(variance: float, generator: torch.Generator) -> Fill:
 def plain(
     widths: Sequence[int], activation: Callable[[], nn.Module], fill: Fill | None = None
 ) -> nn.Sequential:
-    """Build linear layers of these widths with activations between; biases are zero under a fill."""
+    """Build linear layers of these widths, activations between them; a fill sets biases to 0."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
         linear = nn.Linear(fan_in, fan_out)
@@ -52,6 +52,11 @@ def plain(
             nn.init.zeros_(linear.bias)
         layers += [linear, activation()]
     return nn.Sequential(*layers[:-1])
+
+
+def linears(net: Iterable[nn.Module]) -> list[nn.Linear]:
+    """Return the linear layers, first to last."""
+    return [layer for layer in net if isinstance(layer, nn.Linear)]
 
 
 def sgd(lr: float, momentum: float = 0.0) -> Optimizers:

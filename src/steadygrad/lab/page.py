@@ -9,7 +9,8 @@ from steadygrad.lab.running import Outcome, bounds, number, verdict
 
 HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>steadygrad lab</title><style>
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0}td,th{border-bottom:1px solid #ccc;padding:.25rem .6rem;
+table{border-collapse:collapse;margin:1rem 0}
+td,th{border-bottom:1px solid #ccc;padding:.25rem .6rem;
 text-align:left;vertical-align:top}.OUT{color:#b00020;font-weight:bold}img{max-width:100%}
 pre{white-space:pre-wrap;font:inherit}</style>
 <h1>Published results, measured again</h1>
@@ -68,9 +69,7 @@ def _section(outcome: Outcome) -> str:
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lay out cells that are HTML already."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows
-    )
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
     return f"<table><tr>{top}</tr>\n{body}</table>\n"
 
 

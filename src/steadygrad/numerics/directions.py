@@ -215,7 +215,8 @@ def _summed(inputs: Any, seed: int) -> Callable[[nn.Module], Tensor]:  # see wei
         generator = torch.Generator().manual_seed(seed)
         weights = torch.randn(output.shape, generator=generator, dtype=torch.float64)
         total: Tensor = (output * weights.to(output.device)).sum()
-        return total / max(output.numel(), 1) ** 0.5
+        total /= max(output.numel(), 1) ** 0.5
+        return total
 
     return run
 
