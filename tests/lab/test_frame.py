@@ -1,4 +1,4 @@
-"""The lab's frame: what an experiment holds, what is written, and what is said when it goes wrong."""
+"""The lab's frame: what an experiment holds, what is written, what is said when it fails."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_plan_tells_how_far_it_is() -> None:
 
 
 def test_an_unknown_experiment_is_told_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match="got he2005: did you mean he2015?"):
+    with pytest.raises(ValueError, match="got he2005: did you mean he2015"):
         found("he2005", EXPERIMENTS)
     with pytest.raises(ValueError, match="`steadygrad lab` lists them"):
         found("zzzz", EXPERIMENTS)

@@ -10,7 +10,7 @@ from torch import nn
 import steadygrad as sg
 from steadygrad.core.theory import gain_of, normal_grid
 from steadygrad.lab.experiment import Curve, Figure, Plan, Result, above, experiment, near
-from steadygrad.lab.nets import last, normal, plain, sgd, trained
+from steadygrad.lab.nets import digits, last, normal, plain, sgd, trained
 
 GAMMAS = {
     "relu": (nn.ReLU, 1.7139588594436646),
@@ -40,7 +40,8 @@ def brock2021(plan: Plan) -> Result:
     """Compute the gains exactly, and train 10 ReLU layers at five rates with and without AGC.
 
     Plain linear layers on digits, He's initialization; `steadygrad.guard` with `clip_agc(0.02)`
-    on all but the head. The paper's nets are residual and convolutional on ImageNet.
+    on all but the head. `check` must fault the largest rate. The paper's nets are residual and
+    convolutional, on ImageNet.
     """
     rows, measures = [], []
     for name, (kind, published) in GAMMAS.items():
@@ -58,6 +59,7 @@ def brock2021(plan: Plan) -> Result:
     }
     ratio = largest[True] / largest[False] if largest[False] else math.nan
     measures.append(above("largest lr with over without AGC", ratio, 3.0))
+    measures.append(above("check faults the largest lr without AGC", _faulted(RATES[-1], plan), 1))
     curves = [
         Curve("AGC" if clipped else "without", RATES, [min(x, 10.0) for x in found])
         for clipped, found in losses.items()
@@ -76,13 +78,25 @@ def _gamma(activation: nn.Module) -> float:
 
 
 def _loss(lr: float, clipped: bool, steps: int, seed: int) -> float:
-    generator = torch.Generator().manual_seed(seed)
-    net = plain([64, *[100] * 9, 10], nn.ReLU, normal(2.0, generator))
-
     def optimizers(model: nn.Module) -> torch.optim.Optimizer:
         optimizer = sgd(lr)(model)
         if clipped:
             sg.guard(optimizer, sg.clip_agc(0.02, exclude=["18"]), model=model)
         return optimizer
 
-    return last(trained(net, optimizers, steps, seed=seed))
+    return last(trained(_net(seed), optimizers, steps, seed=seed))
+
+
+def _net(seed: int) -> nn.Sequential:
+    generator = torch.Generator().manual_seed(seed)
+    return plain([64, *[100] * 9, 10], nn.ReLU, normal(2.0, generator))
+
+
+def _faulted(lr: float, plan: Plan) -> bool:
+    net, (images, labels) = _net(plan.seed), digits()
+    report = sg.check(
+        net,
+        loss=lambda m: nn.functional.cross_entropy(m(images[:64]), labels[:64]),
+        optimizer=sgd(lr)(net),
+    )
+    return any(one.name == "lr-too-high" for one in report.findings)

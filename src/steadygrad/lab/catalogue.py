@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from steadygrad.lab.balduzzi2017 import balduzzi2017
 from steadygrad.lab.brock2021 import brock2021
 from steadygrad.lab.cauchy1847 import cauchy1847
 from steadygrad.lab.cohen2021 import cohen2021
@@ -24,6 +25,7 @@ from steadygrad.lab.wang2022 import wang2022
 from steadygrad.lab.xiao2018 import xiao2018
 from steadygrad.lab.xiong2020 import xiong2020
 from steadygrad.lab.yang2019 import yang2019
+from steadygrad.lab.yang2021 import yang2021
 from steadygrad.lab.zhang2019 import zhang2019
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -36,6 +38,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     ioffe2015,
     jozefowicz2015,
     kingma2015,
+    balduzzi2017,
     klambauer2017,
     pennington2017,
     schoenholz2017,
@@ -47,6 +50,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     xiong2020,
     brock2021,
     cohen2021,
+    yang2021,
     roberts2022,
     wang2022,
 )

@@ -108,3 +108,10 @@ def gradient_norms(model: nn.Sequential, x: Tensor, cotangent: Tensor) -> Iterat
         h = layer(h)
     for one in torch.autograd.grad(h, inputs, cotangent):
         yield float(one.norm())
+
+
+def slope_of(x: Sequence[float], y: Sequence[float]) -> float:
+    """Return the least-squares slope of ln y over ln x: the exponent of a power law."""
+    a, b = (torch.tensor(one, dtype=torch.float64).log() for one in (x, y))
+    a, b = a - a.mean(), b - b.mean()
+    return float((a @ b) / (a @ a))
