@@ -16,8 +16,8 @@ POINTS, REACH, LAG = 256, 2.0, 10
     "residual network keep their correlation for longer",
     published="correlation falls as 2^-L without skips, as 1 / sqrt(L) with skips and batch norm "
     "(theorems 1 to 3, figures 1 and 2)",
-    tolerance="an order and no number: at 24 plain layers at most 0.6 of what 2 layers have, and less "
-    "than 24 residual ones",
+    tolerance="an order and no number: at 24 plain layers at most 0.6 of what 2 layers have, and "
+    "less than 24 residual ones",
     source="Balduzzi, Frean, Leary, Lewis, Ma & McWilliams 2017, The shattered gradients problem",
 )
 def balduzzi2017(plan: Plan) -> Result:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import get_num_threads, set_num_threads
+import torch
 
 from steadygrad.lab.drawing import draw
 from steadygrad.lab.experiment import Experiment, Measure, Plan, Result
@@ -38,14 +38,16 @@ def found(name: str, among: Sequence[Experiment]) -> Experiment:
 
 
 def measured(experiment: Experiment, plan: Plan) -> Outcome:
-    """Run an experiment on one thread: layers are small, and numbers must not depend on cores."""
-    threads = get_num_threads()
-    set_num_threads(1)
+    """Run an experiment on one thread, as its layers are small, and under its own random state."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     begin = time.perf_counter()
     try:
-        result = experiment.run(plan)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(plan.seed)
+            result = experiment.run(plan)
     finally:
-        set_num_threads(threads)
+        torch.set_num_threads(threads)
     return Outcome(experiment, result, plan, time.perf_counter() - begin)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer, RMSprop
 
-from steadygrad.numerics.plain import Array, Function, Plain
+from steadygrad.numerics.plain import Array, Function, Plain, quiet
 from steadygrad.numerics.slopes import gradient
 
 Reason = Literal["converged", "diverged", "budget"]
@@ -129,7 +129,10 @@ class _Walk:
     def _arrive(self) -> str:
         """Take down the point, its value, and its gradient; say what of it is not finite."""
         point = self.point.detach().numpy().copy()
-        value = float(self.f(point.reshape(-1))[0]) if np.isfinite(point).all() else math.nan
+        value = math.nan
+        if np.isfinite(point).all():
+            with quiet():
+                value = float(self.f(point.reshape(1, -1).copy())[0, 0])
         if not math.isfinite(value):
             return f"f is {value}" if np.isfinite(point).all() else "the point is not finite"
         self.point.grad = self.slope(self.point.detach())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,57 +41,69 @@ class Plain:
     """Call a function of one array as a function of a flat [n] array, and count the calls."""
 
     def __init__(self, function: Function, x: object) -> None:
-        self.calls = 0
+        self.calls = 1
         self._function = function
         self._device = x.device if isinstance(x, Tensor) else None
         point = _point(x)
         self.shape = point.shape
         self.x = point.reshape(-1)
         first = self.x.copy()
-        result = self._raw(first)
+        with quiet():
+            result = _array(self._raw(first))
         if not np.array_equal(first, self.x):
             raise ValueError(
                 "expected f to leave its argument as it is, got one that writes into it: copy it "
                 "first, as in x = x.copy()"
             )
         self.shape_out = result.shape
-        self.value = _real(result)
+        self.value = _real(result).reshape(-1)
         if not np.isfinite(self.value).all():
             raise ValueError(
                 f"expected f to be finite at x, got {self.value[~np.isfinite(self.value)][0]}: "
                 "differences need a value there"
             )
 
-    def __call__(self, x: Numbers) -> Array:
-        """Return f at flat real x, [m]; what f does to its argument is lost."""
-        result = _real(self._raw(x.copy()))
-        if result.shape != self.value.shape:
-            raise ValueError(
-                f"expected f to return {self.value.size} numbers everywhere, got {result.size}"
-            )
-        return result
+    def __call__(self, points: Numbers) -> Array:
+        """Return f at flat real points [k, n] as [k, m]; the points are f's to keep."""
+        return _real(self._rows(points))
 
-    def imaginary(self, x: Numbers) -> Array:
-        """Return the imaginary part of f at flat complex x, [m]."""
+    def imaginary(self, points: Numbers) -> Array:
+        """Return the imaginary part of f at flat complex points [k, n] as [k, m]."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", np.exceptions.ComplexWarning)
-                result = self._raw(x.copy())
+                rows = self._rows(points)
         except (TypeError, ValueError, RuntimeError, np.exceptions.ComplexWarning) as error:
             raise ValueError(
                 f"expected f to take complex numbers, got {type(error).__name__} ({error}): use "
                 "method='richardson'"
             ) from error
-        return np.imag(result).reshape(-1).astype(np.float64)
+        return np.imag(rows).astype(np.float64)
 
-    def _raw(self, x: Numbers) -> Numbers:
-        self.calls += 1
-        shaped = x.reshape(self.shape)
-        with np.errstate(all="ignore"), torch.no_grad():
-            if self._device is None:
-                return _array(self._function(shaped if self.shape else shaped[()]))
-            result = self._function(torch.from_numpy(shaped).to(self._device))
-            return _array(result)
+    def _rows(self, points: Numbers) -> Numbers:
+        self.calls += len(points)
+        results = [self._raw(point) for point in points]
+        if self._device is not None:
+            results = [_array(one) for one in results]
+        sizes = {np.shape(one) for one in results}
+        if sizes != {self.shape_out}:
+            got = next(size for size in sizes if size != self.shape_out)
+            raise ValueError(
+                f"expected f to return {list(self.shape_out)} numbers everywhere, got {list(got)}"
+            )
+        return _array(results).reshape(len(points), -1)
+
+    def _raw(self, x: Numbers) -> Any:  # whatever the user's function returns
+        if self._device is not None:
+            return self._function(torch.from_numpy(x.reshape(self.shape)).to(self._device))
+        return self._function(x.reshape(self.shape) if self.shape else x[0])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave warnings of f about what is told anyway, and autograd, out; once, as it takes time."""
+    with np.errstate(all="ignore"), torch.no_grad():
+        yield
 
 
 def _point(x: object) -> Numbers:
@@ -130,4 +143,4 @@ def _array(result: object) -> Numbers:
 def _real(result: Numbers) -> Array:
     if result.dtype.kind == "c":
         raise TypeError("expected f to return real numbers, got complex ones: take real and imag")
-    return result.reshape(-1).astype(np.float64)
+    return result.astype(np.float64)

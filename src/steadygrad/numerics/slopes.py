@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadygrad.numerics.differences import METHODS, Slopes
-from steadygrad.numerics.plain import Array, Estimate, Function, Plain
+from steadygrad.numerics.plain import Array, Estimate, Function, Plain, quiet
 
 Booleans = NDArray[np.bool_]
 
@@ -34,7 +34,7 @@ def gradient(
         f: Takes what x is: a tensor, an array, or a float; returns one number.
         x: float32 or float64, any shape; the differences are taken in that precision.
         method: `central` (4 calls an input), `forward` (2), `complex` (1; f must be analytic and
-            take complex numbers), `richardson` (up to 24; the most accurate for any real f).
+            take complex numbers), `richardson` (12, or 22; the most accurate for any real f).
         step: A share of max(|x|, 1); chosen by dtype and method where it is left out.
 
     Raises:
@@ -66,7 +66,8 @@ def _estimated(
         raise ValueError(f"expected one of {', '.join(get_args(Method))} as method, got {method}")
     if step is not None and not 0 < step < np.inf:
         raise ValueError(f"expected step to be a positive share of x, got {step}: leave it out")
-    slopes = METHODS[method](plain, step)
+    with quiet():
+        slopes = METHODS[method](plain, step)
     error, doubts = _judged(slopes)
     value = slopes.value.T.reshape(shape)
     return Estimate(value, error.T.reshape(shape), plain.calls, method, doubts)
