@@ -10,7 +10,8 @@ from steadygrad.lab.experiment import Curve, Figure, Plan, Result, experiment, n
 
 @experiment(
     "hanin2018",
-    claim="ln of a squared gradient is normal with variance 5 sum 1/n and mean minus half of that",
+    claim="The logarithm of a squared gradient is normal with variance 5 sum 1/n and mean minus "
+    "half of that",
     published="beta = 5 sum 1/n over the hidden widths (theorem 1, fourth moment of the weights 3)",
     tolerance="15 % of the variance at width 100: terms of order 1/n^2 add about 5 %, and a "
     "variance of 1500 draws has a standard error of 4 %; 10 % of the mean",
