@@ -101,6 +101,9 @@ def test_without_matplotlib_the_numbers_are_kept(tmp_path: Path, monkeypatch) ->
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'steadygrad\[lab\]'"):
         command.run("doe1999", tmp_path, False, 0, [of(1.0)])
     assert earlier("doe1999", tmp_path) is not None
+    with pytest.raises(ModuleNotFoundError):
+        command.run_all(tmp_path, False, 0, [of(1.0), of(2.0)])
+    assert "1 of 2 within" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_listing_survives_a_cut_off_file(tmp_path: Path, capsys) -> None:

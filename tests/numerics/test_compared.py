@@ -110,3 +110,53 @@ def test_a_sentence_for_what_cannot_be_compared():
         numerics.check(nn.ReLU(), X)
     with pytest.raises(ValueError, match="shape of x"):
         numerics.check(np.sum, np.ones(2), slope=np.sum)
+
+
+def test_a_gradient_near_zero_is_no_false_alarm():
+    model = network(nn.Linear)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+    x, y = X[:, :24], torch.randn(32, 3, generator=torch.Generator().manual_seed(2))
+
+    def fit(m):
+        return nn.functional.mse_loss(m.eval()(x), y)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = fit(model)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    for seed in range(5):
+        assert numerics.check(model, loss=fit, seed=seed).verdict != "differs"
+
+
+def test_a_loss_that_ignores_the_model_is_refused():
+    with pytest.raises(ValueError, match="depends on the model's parameters"):
+        numerics.check(network(nn.Linear), loss=lambda m: X.sum())
+
+
+def test_complex_parameters_are_refused():
+    model = nn.Linear(2, 2, dtype=torch.complex64)
+    with pytest.raises(TypeError, match="weight, which is complex"):
+        numerics.check(model, torch.randn(3, 2, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_right_models_of_many_kinds_agree(seed):
+    torch.manual_seed(seed)
+    models = (
+        (nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), torch.randn(4, 5, 16)),
+        (nn.LSTM(8, 12, batch_first=True), torch.randn(4, 6, 8)),
+        (
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
+            torch.randn(4, 3, 10, 10),
+        ),
+        (
+            nn.Sequential(*(one for _ in range(20) for one in (nn.Linear(16, 16), nn.Tanh()))),
+            torch.randn(8, 16),
+        ),
+    )
+    for model, x in models:
+        found = numerics.check(model, x, seed=seed)
+        assert found.verdict == "agrees", found.says

@@ -55,11 +55,18 @@ def run(
 def run_all(
     directory: Path, full: bool, seed: int, among: Sequence[Experiment] = EXPERIMENTS
 ) -> int:
-    """Run every experiment, and write each and the page as soon as it is there."""
+    """Run every experiment, and write each and the page as soon as it is there.
+
+    Without matplotlib all but the figures is written; then ModuleNotFoundError is raised.
+    """
     outcomes: list[Outcome] = []
+    undrawn: ModuleNotFoundError | None = None
     for one in among:
         outcomes.append(_one(one, "full" if full else "default", seed))
-        write(outcomes[-1], directory)
+        try:
+            write(outcomes[-1], directory)
+        except ModuleNotFoundError as error:
+            undrawn = error
         (directory / "index.html").write_text(page(outcomes), encoding="utf-8")
         first = outcomes[-1].result.measures[0]
         verdict = "within" if outcomes[-1].result.within else "OUT OF TOLERANCE"
@@ -69,6 +76,8 @@ def run_all(
         )
         sys.stdout.flush()
     sys.stdout.write(f"Written to {directory / 'index.html'}.\n")
+    if undrawn is not None:
+        raise undrawn
     return _code(outcomes)
 
 

@@ -89,7 +89,7 @@ def _of_model(weighed: Weighed) -> Comparison:
         verdict: Verdict = "unsure"
         says = (
             f"the loss is too rough to tell: its derivative is {total.numeric:.4g} "
-            f"+- {total.error:.1g} (jumps, random numbers, or low precision inside)"
+            f"+- {total.error:.1g} (a gradient near 0, jumps, random numbers, or low precision)"
         )
     elif weighed.wrong:
         verdict = "differs"
@@ -154,10 +154,8 @@ def _worst(given: Array, found: Array, error: Array, calls: int, tolerance: floa
         verdict = "unsure"
         says = f"f is too rough at {place} to tell: {numbers} +- {error[at]:.1g}"
     else:
-        verdict, says = (
-            "agrees",
-            f"all {wrong.size} elements agree; at worst, at {place}, {numbers}",
-        )
+        verdict = "agrees"
+        says = f"all {wrong.size} elements agree; at worst, at {place}, {numbers}"
     return Comparison(
         verdict, says, names, float(given[at]), float(found[at]), float(error[at]), calls
     )

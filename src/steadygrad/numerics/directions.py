@@ -23,6 +23,9 @@ smooth loss: there a ReLU network of 1.3 M parameters crosses kinks, which cost 
 derivative; here it crosses none, and rounding costs 1e-7 (both measured)."""
 
 
+ROUNDED = 16  # machine epsilons of the loss: what its own arithmetic may lose; chosen by us
+
+
 @dataclass(frozen=True, slots=True)
 class Derivative:
     """A derivative along one direction: autograd's, the differences', and the latter's error."""
@@ -109,6 +112,7 @@ class _Scales:
     seed: int
     passes: int = 0
     scale: float = 0.0
+    rounding: float = 0.0
     names: list[str] = field(default_factory=list)
     parts: list[float] = field(default_factory=list)
     directions: list[Tensor] = field(default_factory=list)
@@ -116,13 +120,18 @@ class _Scales:
 
     def __post_init__(self) -> None:
         """Take autograd's gradient once and draw the direction."""
-        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        if not named:
-            raise ValueError("expected a model with parameters that need gradients, it has none")
+        named = _real_parameters(self.model)
         for _, parameter in named:
             parameter.grad = None
         with torch.enable_grad():
-            self._loss().backward()
+            loss = self._loss()
+        if not loss.requires_grad:
+            raise ValueError(
+                "expected a loss that depends on the model's parameters, got one without a graph: "
+                "run the model that the loss is given, outside of no_grad"
+            )
+        loss.backward()
+        self.rounding = ROUNDED * float(torch.finfo(torch.float64).eps * loss.detach().abs()) / STEP
         self.names = [name for name, _ in named]
         self.starts = [p.detach().clone() for _, p in named]
         self.directions = _directions(self.starts, self.seed)
@@ -135,10 +144,13 @@ class _Scales:
         return sum(start.numel() for start in self.starts)
 
     def total(self) -> Derivative:
-        """Return the derivative along the whole direction, with its error from two steps."""
+        """Return the derivative along the whole direction, with its error from two steps.
+
+        Two steps can agree by chance, so the error is at least what rounding of the loss costs.
+        """
         ones = np.ones(len(self.names))
         near, far = self._numeric(ones, STEP), self._numeric(ones, 2 * STEP)
-        return Derivative(sum(self.parts), near, abs(far - near))
+        return Derivative(sum(self.parts), near, max(abs(far - near), self.rounding))
 
     def apart(self, weights: np.typing.NDArray[np.float64]) -> float:
         """Return by how much autograd's derivative along weighted parts is too large."""
@@ -166,6 +178,17 @@ class _Scales:
             got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"expected loss(model) to return one number as a tensor, got {got}")
         return value.reshape(())
+
+
+def _real_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters that are trained; raise where there are none, or complex ones."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not named:
+        raise ValueError("expected a model with parameters that need gradients, it has none")
+    for name, parameter in named:
+        if parameter.is_complex():
+            raise TypeError(f"expected real parameters, got {name}, which is complex")
+    return named
 
 
 def _directions(starts: Sequence[Tensor], seed: int) -> list[Tensor]:
