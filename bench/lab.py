@@ -10,7 +10,7 @@ from steadygrad.lab.running import Outcome, bounds, measured, verdict
 
 def run() -> None:
     """Run every experiment at its default size; write lab.md."""
-    outcomes = [measured(one, Plan()) for one in EXPERIMENTS]
+    outcomes = [_told(measured(one, Plan())) for one in EXPERIMENTS]
     reached = sum(one.result.within for one in outcomes)
     numbers = [measure for one in outcomes for measure in one.result.measures]
     text = (
@@ -27,6 +27,12 @@ def run() -> None:
         markdown(("experiment", "measure", "published", "ours", "must lie in", ""), rows),
     ]
     publish("lab", "The lab: published results, measured again", [text, *tables])
+
+
+def _told(outcome: Outcome) -> Outcome:
+    within = verdict(outcome.result.within)
+    print(f"{outcome.experiment.name:<16} {outcome.seconds:6.1f} s  {within}", flush=True)
+    return outcome
 
 
 def _line(outcome: Outcome) -> Row:
