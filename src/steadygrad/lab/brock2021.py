@@ -30,7 +30,7 @@ LEARNED = 1.0
     claim="One gain per activation keeps the variance; clipping each unit's gradient to its "
     "weight's norm allows a larger learning rate",
     published="gamma 1.7139 for ReLU, 1.7015 for GELU (released code); AGC trains at batch sizes "
-    "and rates where NF-ResNets fail (figure 2a)",
+    "and rates where NF-ResNets fail",
     tolerance="1e-3 of a gamma: the released ones are Monte Carlo, with errors up to 9e-4; the "
     "largest rate at least 3 times, one step of the grid",
     source="Brock, De & Smith 2021, Characterizing signal propagation; Brock, De, Smith & Simonyan "

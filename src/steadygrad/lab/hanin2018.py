@@ -12,7 +12,7 @@ from steadygrad.lab.experiment import Curve, Figure, Plan, Result, experiment, n
     "hanin2018",
     claim="The logarithm of a squared gradient is normal with variance 5 sum 1/n and mean minus "
     "half of that",
-    published="beta = 5 sum 1/n over the hidden widths (theorem 1, fourth moment of the weights 3)",
+    published="beta = 5 sum 1/n over the hidden widths (ReLU, Gaussian weights)",
     tolerance="15 % of the variance at width 100: terms of order 1/n^2 add about 5 %, and a "
     "variance of 1500 draws has a standard error of 4 %; 10 % of the mean",
     source="Hanin & Nica 2018, Products of many large random matrices and gradients in deep "

@@ -14,7 +14,7 @@ from steadygrad.lab.experiment import Curve, Figure, Measure, Plan, Result, expe
     claim="Singular values of a deep Jacobian spread as its depth: not at all for orthogonal "
     "linear nets, ever for ReLU",
     published="variance of squared singular values L (mu2/mu1^2 - 1 - s1); largest (L+1)^(L+1)/L^L "
-    "for Gaussian linear nets (sec. 2.3 to 2.5)",
+    "for Gaussian linear nets",
     tolerance="10 % of a variance, one draw at width 400; 6 % of the largest, a mean of five draws "
     "whose edges move by about 10 %",
     source="Pennington, Schoenholz & Ganguli 2017, Resurrecting the sigmoid in deep learning "

@@ -19,7 +19,7 @@ LEARNED = 0.5  # of what a linear map can explain
     "saxe2014",
     claim="Deep linear networks with orthogonal weights learn as fast at any depth; Gaussian ones "
     "slow down with depth",
-    published="learning time independent of depth, for orthogonal weights (figure 6)",
+    published="learning time independent of depth, for orthogonal weights",
     tolerance="slowest over fastest orthogonal at most 2, as rates are a factor 2 apart; "
     "Gaussian at the largest depth at least 10 times its time at the smallest, an order",
     source="Saxe, McClelland & Ganguli 2014, Exact solutions to the nonlinear dynamics of learning "

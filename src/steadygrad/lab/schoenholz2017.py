@@ -30,7 +30,7 @@ RATES = (3e-2, 1e-1)
 @experiment(
     "schoenholz2017",
     claim="The gradient changes by chi_1 per layer; networks train up to about 6 depth scales",
-    published="chi_1 in closed form (equation 8); trainable depth 6 xi (figure 5)",
+    published="chi_1 in closed form ; trainable depth 6 xi (figure 5)",
     tolerance="2 % of the ratio sqrt(chi_1) per layer, one draw of width 300 over 40 layers; a "
     "loss is stuck above 2.2 (ln 10 = 2.303) and falling below 1.5",
     source="Schoenholz, Gilmer, Ganguli & Sohl-Dickstein 2017, Deep information propagation",

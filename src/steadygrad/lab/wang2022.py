@@ -17,7 +17,7 @@ LR = 1e-4
     claim="DeepNorm bounds how far the first update moves the output, whatever the depth; post-LN "
     "moves further with depth",
     published="the update of the model is O(1) in depth with alpha = (2N)^(1/4), beta = "
-    "(8N)^(-1/4) (sec. 4.2, figure 2)",
+    "(8N)^(-1/4) (figure 2)",
     tolerance="DeepNorm's move at most a tenth of post-LN's, an order of magnitude, at every depth "
     "from 12 on",
     source="Wang, Ma, Dong, Huang, Zhang & Wei 2022, DeepNet: scaling Transformers to 1,000 layers",

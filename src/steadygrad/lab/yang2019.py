@@ -19,7 +19,7 @@ RELU = batch_norm_net_factor(0.5, 0.5 - 1 / (2 * math.pi))  # pi / (pi - 1) = 1.
     "yang2019",
     claim="In a batch-normalized ReLU network the gradient grows by 1.21 in each layer",
     published="squared gradient times pi / (pi - 1) = 1.467 per layer; (B - 2)/(B - 3) for the "
-    "identity (sec. 4, table of explosion rates)",
+    "identity",
     tolerance="2 % of the ratio for ReLU, 3 % of the identity's factor: one draw at these widths",
     source="Yang, Pennington, Rao, Sohl-Dickstein & Schoenholz 2019, A mean field theory of batch "
     "normalization",

@@ -27,7 +27,7 @@ DRAWS = 3
     "yang2021",
     claim="With one learning rate Adam moves wide layers further in the standard scaling; muP "
     "keeps the move of every width alike",
-    published="coordinate check: flat in width for muP, growing for the standard one (figure 5)",
+    published="coordinate check: flat in width for muP, growing for the standard one",
     tolerance="slope 0 to within 0.1 for muP, a factor 1.3 over widths 64 to 1024; at least 0.3 "
     "for the standard scaling, whose limit at infinite width is 1 and at first less",
     source="Yang, Hu, Babuschkin, Sidor, Liu, Farhi, Ryder, Pachocki, Chen & Gao 2021, Tensor "

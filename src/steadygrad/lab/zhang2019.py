@@ -18,9 +18,9 @@ WIDTH = 64
 class Residual(nn.Module):
     """Blocks x + F(x), F two linear layers with a ReLU between, without normalization.
 
-    `fixup` scales the first layer by L^(-1/2), starts the second at zero, and adds the scalar
-    biases and multiplier of the paper; `skip` is a learned multiplier of every branch, from 0
-    (De 2020's SkipInit); otherwise both layers have He's variance.
+    Of the kinds, `fixup` scales the first layer by L^(-1/2) and starts the second, and the head, at
+    zero; `skipinit` starts the multiplier of every branch at 0 (De 2020); `he` has He's variance in
+    both layers. All have one scalar bias and one multiplier a block, and the layers' own biases.
     """
 
     def __init__(self, blocks: int, kind: str, seed: int, width: int = WIDTH) -> None:
@@ -76,9 +76,8 @@ def zhang2019(plan: Plan) -> Result:
     """Follow the stream through residual blocks, and train 50 of them with and without Fixup.
 
     Linear layers on digits; the best of three learning rates for both. `check` must fault He's net
-    and not Fixup's. The factor 2 is an
-    expectation: a typical draw grows less, by 9 % a block at width 64, so that it is measured at
-    width 512.
+    and not Fixup's. The factor 2 is an expectation: a typical draw grows less, by 9 % a block at
+    width 64, so that it is measured at width 512.
     """
     blocks, steps = plan.pick(4, 50, 200), plan.pick(5, 200, 2000)
     images, _ = digits()
