@@ -14,7 +14,8 @@ START = 2.0  # the standard deviation that layers are to pull back
 @experiment(
     "klambauer2017",
     claim="Activations of SELU networks converge to mean 0 and variance 1 over the layers",
-    published="the fixed point (0, 1) of the moments' map, for weights of variance 1 / n (theorem 1)",
+    published="the fixed point (0, 1) of the moments' map, for weights of variance 1 / n (theorem "
+    "1)",
     tolerance="1e-4 of the fixed point: the quadrature's error; 0.1 of mean and variance after the "
     "layers, five standard deviations of one draw of width 512",
     source="Klambauer, Unterthiner, Mayr & Hochreiter 2017, Self-normalizing neural networks",
