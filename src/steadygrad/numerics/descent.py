@@ -87,7 +87,8 @@ def descend(  # noqa: PLR0913 - the textbook's five, and two that replace its pa
             returns more than one number or is not finite at x0.
     """
     _expect(lr, max_steps, rule)
-    plain = Plain(f, x0)
+    with quiet(x0):
+        plain = Plain(f, x0)
     if plain.value.size != 1:
         raise ValueError(
             f"expected f to return one number, got shape {list(plain.shape_out)}: sum it"
@@ -131,7 +132,7 @@ class _Walk:
         point = self.point.detach().numpy().copy()
         value = math.nan
         if np.isfinite(point).all():
-            with quiet():
+            with quiet(None if self.f.device is None else self.point):
                 value = float(self.f(point.reshape(1, -1).copy())[0, 0])
         if not math.isfinite(value):
             return f"f is {value}" if np.isfinite(point).all() else "the point is not finite"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,6 @@ from torch import Tensor
 Numbers = NDArray[Any]  # float32, float64, or, for the complex step, complex128
 Array = NDArray[np.float64]
 Function = Callable[[Any], Any]  # the user's own: numpy arrays or tensors, or plain floats
-
-DTYPES = ("float32", "float64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +41,12 @@ class Plain:
     def __init__(self, function: Function, x: object) -> None:
         self.calls = 1
         self._function = function
-        self._device = x.device if isinstance(x, Tensor) else None
+        self.device = x.device if isinstance(x, Tensor) else None
         point = _point(x)
         self.shape = point.shape
         self.x = point.reshape(-1)
         first = self.x.copy()
-        with quiet():
-            result = _array(self._raw(first))
+        result = _array(self._raw(first))
         if not np.array_equal(first, self.x):
             raise ValueError(
                 "expected f to leave its argument as it is, got one that writes into it: copy it "
@@ -83,7 +80,7 @@ class Plain:
     def _rows(self, points: Numbers) -> Numbers:
         self.calls += len(points)
         results = [self._raw(point) for point in points]
-        if self._device is not None:
+        if self.device is not None:
             results = [_array(one) for one in results]
         sizes = {np.shape(one) for one in results}
         if sizes != {self.shape_out}:
@@ -94,16 +91,14 @@ class Plain:
         return _array(results).reshape(len(points), -1)
 
     def _raw(self, x: Numbers) -> Any:  # whatever the user's function returns
-        if self._device is not None:
-            return self._function(torch.from_numpy(x.reshape(self.shape)).to(self._device))
+        if self.device is not None:
+            return self._function(torch.from_numpy(x.reshape(self.shape)).to(self.device))
         return self._function(x.reshape(self.shape) if self.shape else x[0])
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Leave warnings of f about what is told anyway, and autograd, out; once, as it takes time."""
-    with np.errstate(all="ignore"), torch.no_grad():
-        yield
+def quiet(x: object) -> AbstractContextManager[object]:
+    """Leave autograd out of a torch function, and warnings of what is told anyway out of others."""
+    return torch.no_grad() if isinstance(x, Tensor) else np.errstate(all="ignore")
 
 
 def _point(x: object) -> Numbers:
@@ -119,14 +114,14 @@ def _point(x: object) -> Numbers:
 
 
 def _floating(x: Numbers) -> Numbers:
-    if x.dtype.name not in DTYPES:
+    if x.dtype.type not in (np.float32, np.float64):
         raise TypeError(_wrong_kind(x.dtype.name))
     return x
 
 
 def _wrong_kind(name: str) -> str:
     return (
-        f"expected x in {' or '.join(DTYPES)}, got {name}: convert it, as in x.astype(float) or "
+        f"expected x in float32 or float64, got {name}: convert it, as in x.astype(float) or "
         "x.double()"
     )
 

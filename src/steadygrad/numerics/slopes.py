@@ -42,21 +42,23 @@ def gradient(
             not analytic under `complex`; when the step is lost beside x.
         TypeError: for x that is not floating-point, and f that does not return numbers.
     """
-    plain = Plain(f, x)
-    if plain.value.size != 1:
-        raise ValueError(
-            f"expected f to return one number, got shape {list(plain.shape_out)}: sum it, or use "
-            "jacobian"
-        )
-    return _estimated(plain, method, step, plain.shape)
+    with quiet(x):
+        plain = Plain(f, x)
+        if plain.value.size != 1:
+            raise ValueError(
+                f"expected f to return one number, got shape {list(plain.shape_out)}: sum it, or "
+                "use jacobian"
+            )
+        return _estimated(plain, method, step, plain.shape)
 
 
 def jacobian(
     f: Function, x: object, method: Method = "central", *, step: float | None = None
 ) -> Estimate:
     """Return the derivative of every output by every input, [*f(x), *x]; see `gradient`."""
-    plain = Plain(f, x)
-    return _estimated(plain, method, step, (*plain.shape_out, *plain.shape))
+    with quiet(x):
+        plain = Plain(f, x)
+        return _estimated(plain, method, step, (*plain.shape_out, *plain.shape))
 
 
 def _estimated(
@@ -66,8 +68,7 @@ def _estimated(
         raise ValueError(f"expected one of {', '.join(get_args(Method))} as method, got {method}")
     if step is not None and not 0 < step < np.inf:
         raise ValueError(f"expected step to be a positive share of x, got {step}: leave it out")
-    with quiet():
-        slopes = METHODS[method](plain, step)
+    slopes = METHODS[method](plain, step)
     error, doubts = _judged(slopes)
     value = slopes.value.T.reshape(shape)
     return Estimate(value, error.T.reshape(shape), plain.calls, method, doubts)
@@ -98,6 +99,8 @@ def _broken(slopes: Slopes) -> tuple[Booleans, Booleans]:
     assert slopes.noise is not None
     near, far = np.abs(slopes.gaps[0]), np.abs(slopes.gaps[1])
     told = (near > 16 * slopes.noise) & (near > NOTABLE * np.abs(slopes.value))
+    if not told.any():
+        return told, told
     with np.errstate(invalid="ignore"):
         jump = told & (far < JUMP * near)
         kink = told & ~jump & (far < SMOOTH * near)
@@ -105,6 +108,8 @@ def _broken(slopes: Slopes) -> tuple[Booleans, Booleans]:
 
 
 def _told(where: Booleans, says: str) -> list[str]:
+    if not where.any():
+        return []
     inputs = np.flatnonzero(where.any(axis=1)).tolist()
     more = len(inputs) - MENTIONED
     told = [f"input {place}: {says}" for place in inputs[:MENTIONED]]
