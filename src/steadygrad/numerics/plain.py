@@ -46,7 +46,7 @@ class Plain:
         self.shape = point.shape
         self.x = point.reshape(-1)
         first = self.x.copy()
-        result = _array(self._raw(first))
+        result = _array(self._raw(first.reshape(self.shape) if self.shape else first[0]))
         if not np.array_equal(first, self.x):
             raise ValueError(
                 "expected f to leave its argument as it is, got one that writes into it: copy it "
@@ -78,22 +78,24 @@ class Plain:
         return np.imag(rows).astype(np.float64)
 
     def _rows(self, points: Numbers) -> Numbers:
+        """Return what f gives at each point, [k, m]; one array is made of all, which is quick."""
         self.calls += len(points)
-        results = [self._raw(point) for point in points]
-        if self.device is not None:
-            results = [_array(one) for one in results]
-        sizes = {np.shape(one) for one in results}
-        if sizes != {self.shape_out}:
-            got = next(size for size in sizes if size != self.shape_out)
-            raise ValueError(
-                f"expected f to return {list(self.shape_out)} numbers everywhere, got {list(got)}"
-            )
-        return _array(results).reshape(len(points), -1)
+        results = [self._raw(point) for point in points.reshape(-1, *self.shape)]
+        try:
+            rows = _array(results if self.device is None else [_array(one) for one in results])
+        except ValueError as error:  # of different shapes
+            raise ValueError(self._elsewhere("several shapes")) from error
+        if rows.shape[1:] != self.shape_out:
+            raise ValueError(self._elsewhere(str(list(rows.shape[1:]))))
+        return rows.reshape(len(points), -1)
 
-    def _raw(self, x: Numbers) -> Any:  # whatever the user's function returns
-        if self.device is not None:
-            return self._function(torch.from_numpy(x.reshape(self.shape)).to(self.device))
-        return self._function(x.reshape(self.shape) if self.shape else x[0])
+    def _elsewhere(self, got: str) -> str:
+        return f"expected f to return {list(self.shape_out)} numbers everywhere, got {got}"
+
+    def _raw(self, x: Any) -> Any:  # an array or a number; whatever the user's function returns
+        if self.device is None:
+            return self._function(x)
+        return self._function(torch.from_numpy(np.asarray(x)).to(self.device))
 
 
 def quiet(x: object) -> AbstractContextManager[object]:
