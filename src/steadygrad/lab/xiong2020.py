@@ -33,7 +33,8 @@ def xiong2020(plan: Plan) -> Result:
     initialization, and a final norm after the pre-LN blocks. The post-LN gradient does not stay
     the same but grows, by 1.4 over a factor 8 of depth; what is held to is that it does not shrink.
     `check` is shown 12 layers of both with Adam at 0.01, without warm-up: it must fault the lr,
-    or the missing warm-up, of the post-LN net alone. What a warm-up then makes of it in a whole training is not looked at.
+    or the missing warm-up, of the post-LN net alone. What a warm-up then makes of it in a whole
+    training is not looked at.
     """
     depths = plan.pick((2, 4), (6, 12, 24, 48), (6, 12, 24, 48, 96))
     draws = plan.pick(1, 12, 24)
