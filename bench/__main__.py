@@ -20,6 +20,8 @@ NAMES = (
     "watch",
     "cause",
     "cure",
+    "numerics",
+    "lab",
 )
 
 

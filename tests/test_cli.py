@@ -207,3 +207,45 @@ def test_an_interrupt_ends_the_view_and_says_nothing(a_run: Path) -> None:
     assert b"Traceback" not in drawn
     assert drawn.rstrip().endswith((b"\x1b[?1049l", b"\x1b[?25h"))
     os.close(ours)
+
+
+def test_a_backward_pass_is_compared_with_differences() -> None:
+    done = steadygrad("check", "--numeric", str(SCRIPTS / "plain.py"), "--lr", "0.1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("agrees: ")
+
+
+WRONG = """
+import torch
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+class Layer(torch.nn.Linear):
+    def forward(self, x):
+        return torch.nn.functional.linear(x, Twice.apply(self.weight), self.bias)
+model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), Layer(8, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+model(torch.randn(16, 4)).square().mean().backward()
+optimizer.step()
+"""
+
+
+def test_a_wrong_backward_pass_is_named(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(WRONG)
+    done = steadygrad("check", "--numeric", "wrong.py", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("differs: the gradient of 2.weight is wrong")
+
+
+def test_the_lab_lists_its_experiments_and_knows_the_nearest(tmp_path: Path) -> None:
+    listed = steadygrad("lab", cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    assert "he2015" in listed.stdout
+    assert not list(tmp_path.iterdir())
+    unknown = steadygrad("lab", "he2016", cwd=tmp_path)
+    assert unknown.returncode == 2
+    assert "got he2016: did you mean he2015?" in unknown.stderr

@@ -117,6 +117,10 @@ def check_command(  # noqa: PLR0913 - one argument for each option
     probes: Annotated[
         bool, typer.Option("--probes/--no-probes", help="Also look where the model runs again.")
     ] = True,
+    numeric: Annotated[
+        bool,
+        typer.Option("--numeric", help="Compare autograd with differences instead, in float64."),
+    ] = False,
 ) -> None:
     """Look at a network before a single weight moves.
 
@@ -125,13 +129,18 @@ def check_command(  # noqa: PLR0913 - one argument for each option
     the script prints goes to standard error.
 
     Exit codes: 0 healthy, 1 findings, 2 could not look, 3 the user's code raised (with a report
-    where the exception names a finding).
+    where the exception names a finding). With --numeric one line is written, and no report: 0 the
+    gradients agree, 1 they differ (with the parameters), 2 the loss is too rough to tell.
     """
     stdout = _reserve_stdout()
 
     def look(captured: Captured) -> int:
-        from steadygrad.launch.look import look_at
+        from steadygrad.launch.look import compared, look_at
 
+        if numeric:
+            comparison = compared(captured, seed=seed)
+            _write(f"{comparison.verdict}: {comparison.says}", output, stdout)
+            return ("agrees", "differs", "unsure").index(comparison.verdict)
         report = look_at(captured, target=target, seed=seed, probes=probes)
         _write(_rendered(report, form, stdout), output, stdout)
         return _exit_code(report, fail_on)
@@ -370,6 +379,43 @@ def _explained_remedy(name: str) -> bool:
         cures = ", ".join(found.cures)
         _print_page(f"# {found.name}\n\n{found.explains}\n\nCures: {cures}.")
     return found is not None
+
+
+@app.command(name="lab")
+def lab_command(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="An experiment, as he2015.", show_default=False),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Run all; write one page.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="The paper's sizes; may take hours.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of weights, data and batches.")] = 0,
+    directory: Annotated[Path, typer.Option("-o", "--output", help="Where to write.")] = Path(
+        "lab"
+    ),
+) -> None:
+    """Measure a published result about gradients again, and compare the numbers.
+
+    Without a name, list the experiments with their claims, and what earlier runs measured. With
+    one, run it and write lab/NAME/numbers.json, table.txt, figure.svg and figure.png. With --all,
+    run every one, and write lab/index.html as well.
+
+    Exit codes: 0 all numbers within their tolerance, 1 some out of it, 2 could not run.
+    """
+
+    def start() -> int:
+        from steadygrad.lab import command
+
+        try:
+            if every:
+                return command.run_all(directory, full, seed)
+            return command.run(name, directory, full, seed) if name else command.show(directory)
+        except (ValueError, ModuleNotFoundError, OSError) as error:
+            return _say(str(error))
+
+    raise typer.Exit(_guarded(start, lambda _: None))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Join a launcher and `check`: hand over what was captured, tell the user's faults from ours."""
+"""Join a launcher and a check: hand over what was captured, tell the user's faults from ours."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import nn
 import steadygrad
 from steadygrad._check import check
 from steadygrad.core.report import Report
+from steadygrad.numerics.compared import Comparison
+from steadygrad.numerics.compared import check as check_numerically
 from steadygrad.replay.captured import CannotLook, Captured, UsersError
 
 OURS = Path(steadygrad.__path__[0])
@@ -42,6 +44,20 @@ def look_at(captured: Captured, *, target: str, seed: int, probes: bool) -> Repo
         if isinstance(error, (TypeError, ValueError)):
             raise CannotLook(str(error)) from error
         raise
+
+
+def compared(captured: Captured, *, seed: int) -> Comparison:
+    """Compare autograd's gradient of what was captured with one found by differences.
+
+    Raises CannotLook when they cannot be compared.
+    """
+    _expect_floats(captured.model)
+    try:
+        return check_numerically(captured.model, captured.inputs, loss=captured.loss, seed=seed)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CannotLook(
+            f"expected a model and a loss that run in float64, got {type(error).__name__}: {error}"
+        ) from error
 
 
 def _expect_floats(model: nn.Module) -> None:
