@@ -103,12 +103,15 @@ def proposals(findings: Sequence[Finding], folded: Sequence[Finding]) -> list[Re
 
 
 def _in_turn(remedies: Sequence[Remedy]) -> list[Remedy]:
-    """The first of each kind, then the second of each: what is alike fails alike."""
+    """The first of each kind, then the second of each: what is alike fails alike.
+
+    Those for data and wiring come first, all of them: most do not fit, which costs no step.
+    """
     ranks: dict[str, int] = {}
     ranked = []
     for one in remedies:
         ranks[one.kind] = ranks.get(one.kind, -1) + 1
-        ranked.append((ranks[one.kind], one))
+        ranked.append((0 if one.kind in ("data", "wiring") else ranks[one.kind], one))
     return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
 
 

@@ -23,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="See, explain and stop unhealthy gradients in PyTorch, on your own training script.",
+    help="See, explain, stop and cure unhealthy gradients in PyTorch, on your own training script.",
 )
 
 CANNOT_LOOK, USERS_ERROR, INTERRUPTED = 2, 3, 130

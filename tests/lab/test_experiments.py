@@ -51,7 +51,7 @@ def test_a_quick_one_is_within_its_tolerance_at_another_seed(one: Experiment) ->
     assert outcome.result.within, table(outcome)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("one", EXPERIMENTS, ids=NAMES)
 def test_it_reproduces(one: Experiment) -> None:
     outcome = measured(one, Plan())

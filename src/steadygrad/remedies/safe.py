@@ -91,7 +91,7 @@ KINDS: Sequence[tuple[str, Function, tuple[Function, ...], str, str]] = (
     (
         "div",
         _div,
-        (*_functions("div"), Tensor.__truediv__),
+        (*_functions("div"), *_functions("true_divide"), Tensor.__truediv__),
         "by no less than 1e-6",
         "a millionth of the quotient's inverse",
     ),
