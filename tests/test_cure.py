@@ -216,7 +216,18 @@ def test_the_page_shows_the_trials_and_the_lines_to_paste(diverging: sg.Report) 
     assert diverging.cure is not None
     assert f"Paste this: {diverging.cure.chosen}" in page
     assert "against no change" in page
-    assert "tried: " in page
+
+
+def test_advice_says_what_its_trial_has_shown(diverging: sg.Report) -> None:
+    assert diverging.cure is not None
+    alone = next(one for one in diverging.cure.trials if len(one.remedies) == 1)
+    advised = Finding(
+        Severity.risk, "too far", code="G401", try_next=(Advice(alone.name), Advice("lower-lr"))
+    )
+    page = html(replace(diverging, findings=(advised,)))
+
+    assert f"tried: {alone.verdict}" in page
+    assert "not verified by a trial" in page
 
 
 # --- Scripts --------------------------------------------------------------------------------------
