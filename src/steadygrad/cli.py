@@ -26,6 +26,9 @@ app = typer.Typer(
     help="See, explain, stop and cure unhealthy gradients in PyTorch, on your own training script.",
 )
 
+OPTIONS_FIRST = {"allow_interspersed_args": False, "ignore_unknown_options": False}
+"""Of commands that take a script: its own arguments follow it."""
+
 CANNOT_LOOK, USERS_ERROR, INTERRUPTED = 2, 3, 130
 
 
@@ -60,6 +63,18 @@ OutputOption = Annotated[
     typer.Option("-o", "--output", help="Write the report to a file.", show_default=False),
 ]
 FailOption = Annotated[Level, typer.Option(help="Lowest severity that exits with 1.")]
+ScriptArgument = Annotated[
+    str, typer.Argument(metavar="SCRIPT", help="A training script; with -m, a module.")
+]
+ModuleOption = Annotated[bool, typer.Option("-m", help="Run a module, as python -m does.")]
+RunArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[RUN]",
+        help="The directory of a run; without it, the newest below ./runs.",
+        show_default=False,
+    ),
+]
 ScriptArguments = Annotated[
     list[str] | None,
     typer.Argument(
@@ -88,10 +103,7 @@ def root(
     """Hold the options of all commands."""
 
 
-@app.command(
-    name="check",
-    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
-)
+@app.command(name="check", context_settings=OPTIONS_FIRST)
 def check_command(  # noqa: PLR0913 - one argument for each option
     target: Annotated[
         str,
@@ -164,16 +176,11 @@ def check_command(  # noqa: PLR0913 - one argument for each option
     raise typer.Exit(_guarded(start, explain_error))
 
 
-@app.command(
-    name="run",
-    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
-)
+@app.command(name="run", context_settings=OPTIONS_FIRST)
 def run_command(  # noqa: PLR0913 - one argument for each option
-    target: Annotated[
-        str, typer.Argument(metavar="SCRIPT", help="A training script; with -m, a module.")
-    ],
+    target: ScriptArgument,
     arguments: ScriptArguments = None,
-    module: Annotated[bool, typer.Option("-m", help="Run a module, as python -m does.")] = False,
+    module: ModuleOption = False,
     directory: Annotated[
         Path | None,
         typer.Option(
@@ -211,16 +218,11 @@ def run_command(  # noqa: PLR0913 - one argument for each option
     raise typer.Exit(_guarded(start, lambda _: None))
 
 
-@app.command(
-    name="cure",
-    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
-)
+@app.command(name="cure", context_settings=OPTIONS_FIRST)
 def cure_command(  # noqa: PLR0913 - one argument for each option
-    target: Annotated[
-        str, typer.Argument(metavar="SCRIPT", help="A training script; with -m, a module.")
-    ],
+    target: ScriptArgument,
     arguments: ScriptArguments = None,
-    module: Annotated[bool, typer.Option("-m", help="Run a module, as python -m does.")] = False,
+    module: ModuleOption = False,
     steps: Annotated[int, typer.Option(help="Optimizer steps of a whole trial.")] = 60,
     seeds: Annotated[int, typer.Option(help="Number of seeds that a change is proven on.")] = 3,
     workers: Annotated[int, typer.Option(help="Trials that run at a time.")] = 2,
@@ -294,10 +296,7 @@ def report_command(
     raise typer.Exit(_guarded(start, lambda _: None))
 
 
-@app.command(
-    name="replay",
-    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
-)
+@app.command(name="replay", context_settings=OPTIONS_FIRST)
 def replay_command(
     incident: Annotated[Path, typer.Argument(help="A directory as runs/<run>/incidents/<step>.")],
     target: Annotated[
@@ -358,27 +357,20 @@ def explain(
     for place, one in enumerate(pages):
         over = " over many steps" if place else ""
         _print_page(f"# {one.code} {one.name}{over}\n\n{one.page}")
-    if pages or _explained_remedy(wanted):
+    if pages:
         return
+    from steadygrad.remedies.catalogue import REMEDIES  # which imports torch
 
-    from steadygrad.remedies.catalogue import REMEDIES
-
+    for remedy in REMEDIES:
+        if remedy.name == wanted:
+            cures = ", ".join(remedy.cures)
+            _print_page(f"# {remedy.name}\n\n{remedy.explains}\n\nCures: {cures}.")
+            return
     known = [text for one in EVERY for text in (one.code, one.name)]
-    known += [one.name for one in REMEDIES]
+    known += [remedy.name for remedy in REMEDIES]
     raise typer.Exit(
         _say(f"expected a finding's code or name, or a remedy's, got {code}{_near(code, known)}")
     )
-
-
-def _explained_remedy(name: str) -> bool:
-    """Print the page of a remedy; whether there is one."""
-    from steadygrad.remedies.catalogue import REMEDIES  # which imports torch
-
-    found = next((one for one in REMEDIES if one.name == name), None)
-    if found is not None:
-        cures = ", ".join(found.cures)
-        _print_page(f"# {found.name}\n\n{found.explains}\n\nCures: {cures}.")
-    return found is not None
 
 
 @app.command(name="lab")
@@ -420,14 +412,7 @@ def lab_command(
 
 @app.command()
 def top(
-    run: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[RUN]",
-            help="The directory of a run; without it, the newest below ./runs.",
-            show_default=False,
-        ),
-    ] = None,
+    run: RunArgument = None,
     once: Annotated[bool, typer.Option("--once", help="Draw once and end.")] = False,
 ) -> None:
     """Follow a run from another terminal: loss, gradient, layers, events; Ctrl-C ends it.
@@ -449,14 +434,7 @@ def top(
 
 @app.command(name="serve")
 def serve_command(
-    run: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[RUN]",
-            help="The directory of a run; without it, the newest below ./runs.",
-            show_default=False,
-        ),
-    ] = None,
+    run: RunArgument = None,
     port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 for any that is free.")] = 8742,
 ) -> None:
     """Show the page of a run in a browser, anew as the run goes on; Ctrl-C ends it.
@@ -480,14 +458,7 @@ def serve_command(
 
 @app.command(name="export")
 def export_command(
-    run: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[RUN]",
-            help="The directory of a run; without it, the newest below ./runs.",
-            show_default=False,
-        ),
-    ] = None,
+    run: RunArgument = None,
     form: Annotated[
         Export, typer.Option("--to", help="csv, parquet (needs pyarrow), or tensorboard.")
     ] = Export.csv,
