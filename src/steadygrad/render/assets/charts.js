@@ -125,6 +125,10 @@ sg.cross = (ctx, x, y, size, color) => {
   ctx.strokeStyle = color;
   ctx.lineWidth = 1.5 * devicePixelRatio;
   ctx.setLineDash([]);
+  sg.strokeCross(ctx, x, y, size);
+};
+
+sg.strokeCross = (ctx, x, y, size) => {
   ctx.beginPath();
   ctx.moveTo(x - size, y - size);
   ctx.lineTo(x + size, y + size);

@@ -129,13 +129,7 @@ sg.Heat = class {
   }
 
   cross(ctx, x, y) {
-    const size = Math.min(this.size.row, 9) / 2 - 1;
-    ctx.beginPath();
-    ctx.moveTo(x - size, y - size);
-    ctx.lineTo(x + size, y + size);
-    ctx.moveTo(x + size, y - size);
-    ctx.lineTo(x - size, y + size);
-    ctx.stroke();
+    sg.strokeCross(ctx, x, y, Math.min(this.size.row, 9) / 2 - 1);
   }
 
   // Names of as many layers as fit, and steps below.
