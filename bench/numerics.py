@@ -13,6 +13,7 @@ from torch import nn
 from bench.table import Row, markdown, publish
 from steadygrad import numerics
 from steadygrad.core.theory import gain_of, normal_grid
+from steadygrad.testing.nets import WrongLinear
 
 Function = Callable[[np.ndarray], float]
 
@@ -175,23 +176,6 @@ def _values(activation: nn.Module, z: torch.Tensor) -> tuple[np.ndarray, np.ndar
     return values.detach().numpy(), slopes.numpy()
 
 
-class _OffByOnePercent(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight):
-        ctx.save_for_backward(x, weight)
-        return x @ weight.T
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, weight = ctx.saved_tensors
-        return gradient @ weight, 1.01 * gradient.T @ x
-
-
-class _Wrong(nn.Linear):
-    def forward(self, x):
-        return _OffByOnePercent.apply(x, self.weight) + self.bias
-
-
 def _models(seeds: int = 10) -> str:
     rows: list[Row] = []
     for wrong in (None, 0, 1, 2, 3):
@@ -221,7 +205,7 @@ def _checked(wrong: int | None, seed: int) -> numerics.Comparison:
     widths = (784, 1024, 384, 256, 10)
     layers: list[nn.Module] = []
     for place in range(4):
-        kind = _Wrong if place == wrong else nn.Linear
+        kind = WrongLinear if place == wrong else nn.Linear
         layers += [kind(widths[place], widths[place + 1]), nn.ReLU()]
     model, x, y = nn.Sequential(*layers[:-1]), torch.randn(64, 784), torch.randint(10, (64,))
     return numerics.check(model, loss=lambda m: nn.functional.cross_entropy(m(x), y), seed=seed)

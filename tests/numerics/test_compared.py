@@ -8,23 +8,7 @@ import torch
 from torch import nn
 
 from steadygrad import numerics
-
-
-class OffByOnePercent(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight):
-        ctx.save_for_backward(x, weight)
-        return x @ weight.T
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, weight = ctx.saved_tensors
-        return gradient @ weight, 1.01 * gradient.T @ x
-
-
-class Wrong(nn.Linear):
-    def forward(self, x):
-        return OffByOnePercent.apply(x, self.weight) + self.bias
+from steadygrad.testing.nets import WrongLinear
 
 
 def network(*kinds, width=24):
@@ -47,14 +31,14 @@ def test_a_right_backward_agrees_in_five_passes():
 
 @pytest.mark.parametrize("place", range(4))
 def test_one_percent_in_one_parameter_is_named_in_nine_passes(place):
-    kinds = [Wrong if one == place else nn.Linear for one in range(4)]
+    kinds = [WrongLinear if one == place else nn.Linear for one in range(4)]
     found = numerics.check(network(*kinds), loss=loss)
     assert (found.verdict, found.wrong) == ("differs", (f"{2 * place}.weight",))
     assert found.passes == 9
 
 
 def test_several_wrong_parameters_are_all_named():
-    found = numerics.check(network(Wrong, nn.Linear, Wrong, Wrong), X)
+    found = numerics.check(network(WrongLinear, nn.Linear, WrongLinear, WrongLinear), X)
     assert found.wrong == ("0.weight", "4.weight", "6.weight")
 
 

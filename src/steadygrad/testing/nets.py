@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -413,3 +414,28 @@ def adapted(a_is_zero: bool = False) -> nn.Module:
     model.add_module("layers", nn.Sequential(*layers))
     model.add_module("head", nn.Linear(64, 10).requires_grad_(False))
     return model
+
+
+class OffByOnePercent(torch.autograd.Function):
+    """x W^T, whose backward pass is wrong: the weight's gradient is 1 % too large."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """Return x W^T."""
+        ctx.save_for_backward(x, weight)
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of x, and, wrongly, of W."""
+        x, weight = ctx.saved_tensors
+        return gradient @ weight, 1.01 * gradient.T @ x
+
+
+class WrongLinear(nn.Linear):
+    """A linear layer with the wrong backward pass."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return input W^T + b."""
+        out: Tensor = OffByOnePercent.apply(input, self.weight)  # type: ignore[no-untyped-call]
+        return out + self.bias
