@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -30,7 +27,7 @@ from steadygrad.detectors import DETECTORS, WATCHING
 from steadygrad.remedies.applied import BY_NAME, Applied
 from steadygrad.remedies.instead import Instead
 from steadygrad.remedies.remedy import Scene, Unfit
-from steadygrad.replay.randomness import kept
+from steadygrad.replay.randomness import kept, seed_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +253,6 @@ def _again(batches: Iterable[Any]) -> Iterator[Any]:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch, Python and NumPy inside the block, and put them back as they were."""
-    with ExitStack() as stack:
-        stack.enter_context(kept())
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
+    with kept():
+        seed_all(seed)
         yield

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +15,7 @@ from steadygrad.core.finding import Advice, Finding, Severity
 from steadygrad.core.record import record_of
 from steadygrad.core.report import Report, diagnose
 from steadygrad.probe.dynamo import eager
+from steadygrad.probe.sandbox import buffers_put_back
 from steadygrad.replay.assemble import Heard, assemble
 from steadygrad.replay.captured import CannotLook, Captured
 from steadygrad.replay.owners import Named
@@ -232,7 +232,7 @@ def cause_of_exception(tape: Tape, step: int) -> Cause:
         set_generators(entry.rng)
         return run(*entry.args, **entry.kwargs)
 
-    with eager(), torch.enable_grad(), kept_generators(), _buffers_put_back(model.buffers()):
+    with eager(), torch.enable_grad(), kept_generators(), buffers_put_back(model.buffers()):
         facts = before_exception(model, again, entry.given())
     report = diagnose(record_of([], {"nonfinite": facts, "step": step}), DETECTORS)
     found = tuple(replace(one, steps=(step, step)) for one in _of_numbers(report))
@@ -342,15 +342,3 @@ def _of_numbers(report: Report) -> Iterator[Finding]:
         breaks = one.code in NUMBERS or one.code.startswith("G6")
         if one.severity > Severity.note and (breaks or {*NUMBERS} & {*one.symptoms}):
             yield one
-
-
-@contextmanager
-def _buffers_put_back(buffers: Iterable[Tensor]) -> Iterator[None]:
-    """Put back what running a model again does to its buffers."""
-    known = {id(buffer): buffer for buffer in buffers}
-    before = [(buffer, buffer.detach().clone()) for buffer in known.values()]
-    try:
-        yield
-    finally:
-        for buffer, value in before:  # by `data`: a graph of the user's must not see a new version
-            buffer.data.copy_(value)

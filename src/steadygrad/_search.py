@@ -301,7 +301,6 @@ class Search:
             "" if chosen is None else chosen.name,
             None if chosen is None else self._confirmation(chosen),
             self.spent,
-            self.plan.most,
             tuple(self.said),
         )
 

@@ -187,7 +187,7 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True)
 class Cure:
-    """All that was tried, and what came of it. `spent` and `most` are steps of training.
+    """All that was tried, and what came of it. `spent` are steps of training.
 
     `chosen` is the name of a trial, '' where nothing helped; `said` are sentences besides.
     """
@@ -196,7 +196,6 @@ class Cure:
     chosen: str = ""
     confirmation: Confirmation | None = None
     spent: int = 0
-    most: int = 0
     said: tuple[str, ...] = ()
 
     @property

@@ -21,8 +21,6 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
-from torch.overrides import _pop_mode, _push_mode
-from torch.utils._device import DeviceContext
 
 from steadygrad._watch import Plan, Watch
 from steadygrad.core.finding import as_json
@@ -35,7 +33,8 @@ from steadygrad.remedies.applied import BY_NAME, Applied
 from steadygrad.remedies.instead import Instead
 from steadygrad.remedies.remedy import Scene, Unfit
 from steadygrad.replay.captured import CannotLook
-from steadygrad.replay.randomness import kept
+from steadygrad.replay.randomness import kept, seed_all
+from steadygrad.taps.modes import put_beneath
 
 JOB, RESULT, SAID = "job.json", "result.json", "said.txt"
 STUBBORN = 3  # times that a script may go on after its last step, before its process is ended
@@ -67,7 +66,6 @@ class Result:
     findings: list[dict[str, Any]] = field(default_factory=list)  # JSON-like
     clear: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
-    seconds_of_step: float = 0.0
 
 
 class Lane:
@@ -124,7 +122,7 @@ class Lane:
                 self.unfit = str(reason)
                 raise Enough from None
             if applied.functions:
-                _beneath(Instead(applied.functions))
+                put_beneath(Instead(applied.functions), Instead)
         for group in optimizer.param_groups:
             for one in group["params"]:
                 one.grad = None
@@ -138,14 +136,6 @@ class Lane:
             models = list(self._watch.models.values())
             model = models[0] if len(models) == 1 else nn.ModuleList(models)
             return Scene(model, optimizer, None, where)
-
-
-def _beneath(mode: Instead) -> None:
-    """Put a mode where no block of the user's ends: below all others but a default device."""
-    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())][::-1]
-    modes.insert(1 if modes and isinstance(modes[0], DeviceContext) else 0, mode)
-    for one in modes:
-        _push_mode(one)
 
 
 def perform(job: Job, home: Path, save: Callable[[Result], None]) -> None:
@@ -193,8 +183,7 @@ def _result(lane: Lane, watch: Watch, scratch: Scratch, error: str, seconds: flo
     outcome = Outcome(losses, patch, imitates, lane.unfit, error, seconds)
     report: Report = watch.report()
     found = [as_json(one) for one in (*report.findings, *report.folded)]
-    pace = (rows[-1].seconds - rows[0].seconds) / (len(rows) - 1) if len(rows) > 1 else 0.0
-    return Result(outcome, found, list(report.clear), sorted(scratch.written), pace)
+    return Result(outcome, found, list(report.clear), sorted(scratch.written))
 
 
 def look(job: Job, home: Path, save: Callable[[Result], None]) -> None:
@@ -222,9 +211,7 @@ def _silent(_: str) -> None:
 def _seed(seed: int) -> None:
     """Seed all generators, and let what a script seeds by itself vary with the seed too."""
     shift = seed * 1_000_003
-    torch.manual_seed(shift)
-    random.seed(shift)
-    np.random.seed(shift % 2**32)
+    seed_all(shift)
     if seed == 0:
         return
     manual, python, numpy_seed = torch.manual_seed, random.seed, np.random.seed

@@ -26,6 +26,7 @@ from steadygrad.core.report import Report
 from steadygrad.core.trial import Arm, Cure, Outcome
 from steadygrad.launch.arm import JOB, RESULT, SAID, Job, Result, obey
 from steadygrad.launch.server import SERVER, begin
+from steadygrad.launch.training import script_at
 from steadygrad.replay.captured import CannotLook
 
 SHOWN = 2000  # characters of what a process said last that are kept
@@ -99,9 +100,8 @@ def cure_script(
 
     `tell` is given what is known after each trial, `say` a sentence now and then.
     """
-    if not options.module and not Path(options.target).is_file():
-        what = "a directory" if Path(options.target).is_dir() else "nothing"
-        raise CannotLook(f"expected a training script, got {what} at {options.target}")
+    if not options.module:
+        script_at(options.target)
     seeds = range(options.seeds)
     try:
         plan = planned(options.steps, seeds, options.budget, draws=options.random)

@@ -38,12 +38,18 @@ class Ending:
         return f"{type(self.error).__name__}: {self.error}".rstrip(": ")
 
 
-def script(path: str, arguments: Sequence[str]) -> tuple[Program, Mapping[str, Any]]:
-    """A script as `__main__`, ready to run, and the variables that it will have."""
+def script_at(path: str) -> Path:
+    """The file of a script, or CannotLook."""
     file = Path(path)
     if not file.is_file():
         what = "the directory" if file.is_dir() else "nothing at"
         raise CannotLook(f"expected a training script, got {what} {path}")
+    return file
+
+
+def script(path: str, arguments: Sequence[str]) -> tuple[Program, Mapping[str, Any]]:
+    """A script as `__main__`, ready to run, and the variables that it will have."""
+    file = script_at(path)
     module = main_of(path)
     sys.modules["__main__"], sys.argv = module, [path, *arguments]
     sys.path[:1] = [str(file.resolve().parent)]

@@ -170,3 +170,8 @@ def leaves(node: Node, inside: set[Node], limit: int = 200) -> list[Tensor]:
                 seen.add(child)
                 stack.append(child)
     return found
+
+
+def is_leaf(node: Node) -> bool:
+    """Whether a node stands for a tensor that gradients are accumulated in."""
+    return getattr(node, "variable", None) is not None

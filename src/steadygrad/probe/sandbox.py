@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,18 @@ from torch.optim import Optimizer
 from steadygrad.probe.subject import rng_states, set_rng_states, twin
 
 Container = dict[Any, Any] | list[Any] | set[Any]  # whatever a user keeps in them
+
+
+@contextmanager
+def buffers_put_back(buffers: Iterable[Tensor]) -> Iterator[None]:
+    """Put back what running a model again does to its buffers."""
+    known = {id(buffer): buffer for buffer in buffers}
+    before = [(buffer, buffer.detach().clone()) for buffer in known.values()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:  # by `data`: a graph of the user's must not see a new version
+            buffer.data.copy_(value)
 
 
 @contextmanager

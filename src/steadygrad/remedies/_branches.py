@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from steadygrad.probe.graph import VIEWS, reachable
+from steadygrad.probe.graph import VIEWS, is_leaf, reachable
 from steadygrad.remedies._pass import first_loss
 from steadygrad.remedies.remedy import Scene, Unfit
 
@@ -45,7 +45,7 @@ def branches_of(scene: Scene) -> list[Branch]:
 
 
 def _branch(node: Node, names: dict[int, str]) -> Iterator[Branch]:
-    sides = [one for one, _ in node.next_functions if one is not None and not _is_leaf(one)]
+    sides = [one for one, _ in node.next_functions if one is not None and not is_leaf(one)]
     if len(sides) != 2:
         return
     for side, skip in (sides, sides[::-1]):
@@ -59,7 +59,7 @@ def _branch(node: Node, names: dict[int, str]) -> Iterator[Branch]:
 def _end(node: Node) -> Node | None:
     """The last op with parameters, seen from the sum through views, dropout, and scaling."""
     while not WITH_PARAMETERS.match(node.name()):
-        data = [one for one, _ in node.next_functions if one is not None and not _is_leaf(one)]
+        data = [one for one, _ in node.next_functions if one is not None and not is_leaf(one)]
         passes = VIEWS.match(node.name()) or LIKE_VIEWS.match(node.name())
         if len(data) != 1 or not passes:
             return None
@@ -80,7 +80,3 @@ def _parameters(node: Node, names: dict[int, str]) -> list[str]:
             stack += [child for child, _ in one.next_functions if child is not None]
     found.sort(key=lambda parameter: -parameter.dim())
     return [names[id(one)] for one in found if id(one) in names]
-
-
-def _is_leaf(node: Node) -> bool:
-    return getattr(node, "variable", None) is not None

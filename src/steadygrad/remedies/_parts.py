@@ -21,6 +21,7 @@ from torch.nn.modules import activation as activations
 from torch.overrides import TorchFunctionMode
 
 from steadygrad.probe.gain import Activation, gain
+from steadygrad.probe.graph import is_leaf
 from steadygrad.probe.tree import Tree, tensors
 from steadygrad.remedies._layers import KINDS, NORMS, RECURRENT
 from steadygrad.remedies._pass import first_loss
@@ -256,7 +257,7 @@ class Spy:
             if part is not None:
                 found[part] = found.get(part, False) or gated
                 continue
-            data = [one for one, _ in node.next_functions if one is not None and not _is_leaf(one)]
+            data = [one for one, _ in node.next_functions if one is not None and not is_leaf(one)]
             gated = gated or (node.name().startswith("MulBackward") and len(data) > 1)
             stack += [(one, gated) for one in data if one not in passed]
             passed.update(data)
@@ -307,7 +308,3 @@ class _Functions(TorchFunctionMode):
         if func in FUNCTIONS:
             return self._spy.call(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
-
-
-def _is_leaf(node: Node) -> bool:
-    return getattr(node, "variable", None) is not None

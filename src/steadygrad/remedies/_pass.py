@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from steadygrad.probe.sandbox import buffers_put_back
 from steadygrad.probe.subject import replayed, rng_states
 from steadygrad.remedies.remedy import Scene, Unfit
 
@@ -19,17 +17,5 @@ def first_loss(scene: Scene) -> Tensor:
     """
     if scene.loss is None:
         raise Unfit("The loss of the first batch cannot be computed again here.")
-    with _kept(scene.model), replayed(rng_states()), torch.enable_grad():
+    with buffers_put_back(scene.model.buffers()), replayed(rng_states()), torch.enable_grad():
         return scene.loss(scene.model)
-
-
-@contextmanager
-def _kept(model: nn.Module) -> Iterator[None]:
-    """Write the model's buffers back at the end of the block."""
-    before = [(one, one.clone()) for one in model.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for one, value in before:
-                one.copy_(value)

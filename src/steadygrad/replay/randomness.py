@@ -46,6 +46,13 @@ def set_generators(states: Generators) -> None:
         np.random.set_state(states.numpy)
 
 
+def seed_all(seed: int) -> None:
+    """Seed torch, Python and NumPy."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
 def same(one: Generators | None, other: Generators) -> bool:
     """Whether two states are equal, so that one of them need not be kept."""
     if one is None or len(one.torch) != len(other.torch):

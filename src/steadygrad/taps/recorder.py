@@ -16,11 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
-from torch.utils._device import DeviceContext
 
 from steadygrad.probe.tree import Tree
 from steadygrad.replay.tape import Tape
+from steadygrad.taps.modes import put_beneath
 from steadygrad.taps.patch import Around, Patch, put_back, replace
 
 UNHEARD = ((torch.Tensor, "backward"), (Optimizer, "zero_grad"), (nn.Module, "zero_grad"))
@@ -67,16 +66,16 @@ class Recorder:
     def sleep(self) -> None:
         """Take the tape off the stack of modes."""
         if torch._C._len_torch_function_stack():
-            _rearrange(None)
+            put_beneath(None, Tape)
 
     def wake(self) -> None:
         """Put the tape back, unless something says that it is to sleep."""
         if not (self.stopped or self.inside or self._dozes):
-            _rearrange(self.tape)
+            put_beneath(self.tape, Tape)
 
     def nap(self) -> bool:
         """Take the tape off for what we ourselves compute; whether it was on."""
-        return bool(torch._C._len_torch_function_stack()) and _rearrange(None)
+        return bool(torch._C._len_torch_function_stack()) and put_beneath(None, Tape)
 
     def pause(self) -> None:
         """Note nothing until `resume` is called."""
@@ -214,20 +213,3 @@ def _unheard(recorder: Recorder) -> Around:
         return unheard
 
     return around
-
-
-def _rearrange(tape: Tape | None) -> bool:
-    """Take every tape of ours off the stack, and put one on; whether there was one.
-
-    It stands at the bottom, where no block of the user's ends, but above a default device, which
-    torch wants to find there.
-    """
-    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())][::-1]
-    kept: list[TorchFunctionMode] = [one for one in modes if not isinstance(one, Tape)]
-    found = len(kept) < len(modes)
-    if tape is not None:
-        place = 1 if kept and isinstance(kept[0], DeviceContext) else 0
-        kept.insert(place, tape)
-    for one in kept:
-        _push_mode(one)
-    return found

@@ -15,15 +15,23 @@ from torch import Tensor
 from steadygrad.probe.loss import through_views
 from steadygrad.probe.spy import BINARY, CLASSES, bound
 from steadygrad.replay.tape import Entry, Made, Tape
-from steadygrad.taps.compared import MODULES, Paired, Squashed, name_of, paired, squashed
+from steadygrad.taps.compared import (
+    DEEP,
+    MODULES,
+    MULTIPLES,
+    Paired,
+    Squashed,
+    name_of,
+    paired,
+    squashed,
+)
 
 MOST = 32  # passes whose targets are kept: the first eight, then each power of two
 FIRST = 8
 SIZE = 1 << 14  # elements of the target of one pass
 MOVED = 1.5  # ratio of the costs of early and late targets above which they move (bootstrapped)
-SCALED = ("div", "__truediv__", "__itruediv__", "true_divide", "mul", "__mul__", "__rmul__", "mean")
+SCALED = (*MULTIPLES, "__itruediv__", "mean")
 SUMS = ("add", "__add__", "__radd__", "__iadd__")
-DEEP = 16  # calls between a loss and the root
 SETTINGS = ("weight", "ignore_index", "reduction", "label_smoothing", "pos_weight")
 KNOWN = frozenset(MODULES.values())
 Facts = dict[str, Any]  # JSON-like, see core.record.Facts
