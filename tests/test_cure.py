@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,18 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import steadygrad as sg
-from steadygrad._search import Plan, proposals
+from steadygrad._search import Plan, Search, draws, proposals
 from steadygrad.core.finding import Advice, Finding, Severity
+from steadygrad.core.trial import LOST, Arm, Cure, Outcome
 from steadygrad.launch.cured import Options, cure_script
+from steadygrad.remedies.applied import BY_NAME
+from steadygrad.remedies.catalogue import REMEDIES
 from steadygrad.render.html import html
 from steadygrad.render.json import as_dict
 from steadygrad.render.text import text
@@ -181,19 +187,96 @@ def test_wrong_arguments_are_told() -> None:
 def test_plans_keep_to_their_budget() -> None:
     for steps in (20, 40, 60):
         plan = Plan(steps, (0, 1, 2), 1000)
-        assert plan.most <= 1000
-        assert plan.width >= 2
+        assert plan.least <= 1000
+        assert plan.share >= plan.finals + 2 * plan.short
 
 
-def test_a_findings_own_advice_is_tried_first_and_kinds_take_turns() -> None:
+def test_a_findings_own_advice_is_tried_first() -> None:
     found = Finding(
         Severity.risk, "weak", code="G201", try_next=(Advice("lsuv"), Advice("higher-lr"))
     )
     names = [one.name for one in proposals([found], [])]
 
-    assert names[:2] == ["lsuv", "lr-x10"]
-    kinds = [one.kind for one in proposals([found], [])][:5]
-    assert len(set(kinds)) == len(kinds)
+    assert names[:4] == ["lsuv", "default-lr", "sharpness-lr", "lr-x10"]
+
+
+class Table:
+    """Trainings whose ends are written down: nothing is trained. `ends` [after 8 steps, whole]."""
+
+    def __init__(self, ends: dict[str, tuple[float, float]], bare: float = 2.0) -> None:
+        self.ends, self.bare, self.made = ends, bare, list[Arm]()
+
+    def __call__(self, arms: Sequence[Arm]) -> Iterator[tuple[Arm, Outcome]]:
+        for arm in arms:
+            self.made.append(arm)
+            yield arm, self.outcome(arm)
+
+    def outcome(self, arm: Arm) -> Outcome:
+        if arm.remedies and arm.name not in self.ends:
+            return Outcome(unfit="There is nothing to change.")
+        plan = searched.plan
+        short, whole = self.ends.get(arm.name, (2.0, self.bare))
+        end = short if arm.steps == plan.short else whole
+        end += 0.001 * arm.seed
+        count = LOST if arm.remedies and not math.isfinite(end) else arm.steps
+        return Outcome(tuple(2.0 + (end - 2.0) * (step > 1) for step in range(count)))
+
+
+searched = Search(lambda _: iter(()), Plan(32, (0, 1), 400))
+
+
+def _searched(table: Table, names: Sequence[str]) -> Cure:
+    searched.run, searched.known, searched.random = table, {}, set()
+    searched.untouched()
+    searched.search([BY_NAME[one] for one in names])
+    return searched.cure()
+
+
+def test_kinds_take_turns_and_what_is_unfit_costs_none() -> None:
+    table = Table({"lr-x10": (1.9, 1.5), "adam": (1.8, 1.0), "selu": (2.0, 2.0)})
+    _searched(table, ["lr-x100", "lr-x10", "lr-x3", "selu", "adam"])
+    tried = [one.name for one in table.made if one.remedies]
+    assert tried[:5] == ["lr-x100", "selu", "adam", "lr-x10", "lr-x3"]
+
+
+def test_the_best_is_joined_with_others_and_the_smallest_that_does_is_chosen() -> None:
+    ends = {"adam": (1.5, 0.8), "lr-x10": (1.8, 1.8), "selu": (1.9, 1.9), "lr-x10 + adam": (1, 0.2)}
+    assert _searched(Table(ends), ["adam", "lr-x10", "selu"]).chosen == "lr-x10 + adam"
+    ends["adam"] = (1.5, 0.21)
+    assert _searched(Table(ends), ["adam", "lr-x10", "selu"]).chosen == "adam"
+
+
+def test_what_heals_a_broken_training_is_chosen_alone() -> None:
+    broken = math.inf, math.inf
+    ends = {"safe-div": (1.9, 1.2), "adam": broken, "selu": broken, "safe-div + adam": (0.5, 0.1)}
+    table = Table(ends, bare=math.inf)
+    assert _searched(table, ["safe-div", "adam", "selu"]).chosen == "safe-div"
+    assert not any(len(one.remedies) > 1 and one.steps == 32 for one in table.made)
+
+
+def test_a_blind_draw_is_prescribed_only_where_nothing_else_helps() -> None:
+    drawn = next(one for one in draws(100, seed=0) if len(one) > 1)
+    ends = {"adam": (1.5, 0.8), " + ".join(drawn): (1.0, 0.1)}
+    assert _searched(Table(ends), ["adam"]).chosen == "adam"
+    assert _searched(Table({" + ".join(drawn): (1.0, 0.1)}), ["adam"]).chosen == " + ".join(drawn)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([one.name for one in REMEDIES]),
+        st.tuples(*[st.sampled_from([0.1, 0.5, 1.9, 2.0, 9.0, math.inf])] * 2),
+    ),
+    st.sampled_from([2.0, math.inf]),
+)
+def test_no_search_spends_more_than_its_budget_or_prescribes_what_is_worse(
+    ends: dict[str, tuple[float, float]], bare: float
+) -> None:
+    table = Table(ends, bare)
+    cure = _searched(table, list(ends))
+    searched.confirm()
+    assert searched.spent <= searched.plan.budget
+    if cure.chosen:
+        assert ends[cure.chosen][1] < bare
 
 
 def test_the_table_fits_the_terminal_and_json_tells_all(diverging: sg.Report) -> None:

@@ -22,7 +22,7 @@ from steadygrad._watch import Watch
 from steadygrad.core.finding import Finding, Severity
 from steadygrad.core.record import record_of
 from steadygrad.core.report import Report, fold
-from steadygrad.core.trial import Arm, Cure, Outcome
+from steadygrad.core.trial import Arm, Cure, Outcome, lost
 from steadygrad.detectors import DETECTORS, WATCHING
 from steadygrad.remedies.applied import BY_NAME, Applied
 from steadygrad.remedies.instead import Instead
@@ -96,9 +96,9 @@ def planned(steps: int, seeds: Sequence[int], budget: int, *, draws: bool = True
         raise ValueError(
             f"cure(seeds=) expected two or more, got {list(seeds)}: one proves nothing"
         )
-    if plan.most > budget:
+    if plan.least > budget:
         raise ValueError(
-            f"cure(budget=) expected {plan.most} steps or more for {steps} steps on {len(seeds)} "
+            f"cure(budget=) expected {plan.least} steps or more for {steps} steps on {len(seeds)} "
             f"seeds, got {budget}: take fewer steps, or a larger budget"
         )
     return plan
@@ -193,7 +193,10 @@ def performed(setup: Make, arm: Arm) -> Outcome:
     try:
         with seeded(arm.seed):
             made, applied = _applied(setup(), arm)
-            losses += trained(made, arm.steps, applied)
+            for loss in trained(made, arm.steps, applied):
+                losses.append(loss)
+                if arm.remedies and lost(losses):
+                    break
     except Unfit as reason:
         unfit = str(reason)
     except Exception as fault:  # whatever a user's training raises: one arm is lost, no more

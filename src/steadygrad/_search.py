@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from functools import partial
+from statistics import fmean
 
 from steadygrad.core.finding import Finding, Severity
 from steadygrad.core.trial import (
@@ -19,6 +21,7 @@ from steadygrad.core.trial import (
     Cure,
     Outcome,
     Trial,
+    cheapest,
     smallest,
 )
 from steadygrad.remedies.applied import BY_NAME, ordered
@@ -29,9 +32,14 @@ Run = Callable[[Sequence[Arm]], Iterator[tuple[Arm, Outcome]]]
 """Makes trainings, several at once where it can, and hands out each as it ends."""
 
 Tell = Callable[[Cure], None]
+Names = tuple[str, ...]
+"""Remedies by name, in the order in which they are applied."""
 
 SHORT = 4  # a first trial has so much less steps than a whole one
-FINALISTS = 2  # that go on to all steps, and then to all seeds
+SINGLES = 4  # remedies that are tried alone before the best is joined with others
+ROUND = 3  # trials that are chosen at a time after that
+HEALING = 4  # remedies that end a NaN, after which no further one is looked for
+JOINED = 3  # remedies at most in one trial
 LONGER = 4  # the confirmation has so many times the steps, where the budget allows
 
 
@@ -53,38 +61,62 @@ class Plan:
         return max(8, self.steps // SHORT)
 
     @property
-    def width(self) -> int:
-        """How many remedies get a first trial, within the budget."""
-        whole = self.steps * len(self.seeds)
-        left = self.budget - whole - 2 * self.steps  # untouched, and the confirmation
-        share = left / (2 if self.random else 1)
-        return max(2, int((share - whole - self.steps) // self.short))
+    def whole(self) -> int:
+        """Steps of a whole trial on all seeds."""
+        return self.steps * len(self.seeds)
 
     @property
-    def most(self) -> int:
-        """Steps of training at most."""
-        whole = self.steps * len(self.seeds)
-        arms = self.width * self.short + self.steps + whole
-        return whole + arms * (2 if self.random else 1) + 2 * self.steps
+    def finals(self) -> int:
+        """Steps of two whole trials on one seed, and of one of them on the others."""
+        return self.whole + self.steps
+
+    @property
+    def sides(self) -> int:
+        """Who tries: what the diagnosis proposes, and blind draws."""
+        return 2 if self.random else 1
+
+    @property
+    def share(self) -> int:
+        """Steps of each side, besides the untouched training and the confirmation."""
+        return (self.budget - self.whole - 2 * self.steps) // self.sides
+
+    @property
+    def least(self) -> int:
+        """Steps without which there is no choice: two remedies tried by each side."""
+        return self.whole + self.sides * (2 * self.short + self.finals) + 2 * self.steps
 
 
 GENERAL = ("adam", "selu", "lr-x0.1", "lr-x10", "layer-norm", "clip-norm", "level-init", "lr-x3")
 """What is tried besides what was found calls for: chosen by us, one of each kind first."""
 
+STRONGER = {"lr-x10": "lr-x100", "lr-x3": "lr-x10", "lr-x0.1": "lr-x0.01", "lr-x0.3": "lr-x0.1"}
+"""What goes further in the direction of a remedy that has helped."""
+
+DRAWS = 100  # at most, unfit ones among them
+
 ALIASES = {
-    "lower-lr": ("lr-x0.1", "lr-x0.01", "lr-x0.3", "sharpness-lr"),
-    "higher-lr": ("lr-x10", "lr-x100", "lr-x3", "sharpness-lr"),
+    "lower-lr": ("default-lr", "sharpness-lr", "lr-x0.1", "lr-x0.01", "lr-x0.3"),
+    "higher-lr": ("default-lr", "sharpness-lr", "lr-x10", "lr-x100", "lr-x3"),
+    "give-scores": ("cross-entropy", "with-logits"),
+    "scale-targets": ("standardise-target",),
     "normalise": ("layer-norm", "batch-norm"),
     "swap-activation": ("selu", "leaky-relu", "gelu"),
     "skip-init": ("zero-branches",),
     "scale-residual": ("depth-scaled-residual",),
     "register-layers": ("register",),
+    "add-residual-or-norm": ("add-residual", "layer-norm", "batch-norm"),
+    "reinitialise": ("level-init", "kaiming-init", "xavier-init"),
+    "draw-weights": ("level-init", "xavier-init"),
+    "draw-each-layer": ("level-init", "xavier-init"),
+    "update-gate-bias": ("chrono-init",),
+    "gated-cell": ("orthogonal-recurrence", "chrono-init"),
+    "clamp-exponent": ("safe-exp",),
 }
 """Advice of findings that goes by other names than the remedies that do it."""
 
 
 def proposals(findings: Sequence[Finding], folded: Sequence[Finding]) -> list[Remedy]:
-    """Remedies for what was found, the most specific of each kind first, then those of all trades.
+    """Remedies for what was found, the most specific first, then those of all trades.
 
     A finding's own advice comes first, then what is made for its code, then for its symptoms'.
     """
@@ -99,34 +131,38 @@ def proposals(findings: Sequence[Finding], folded: Sequence[Finding]) -> list[Re
         mine = [one for one in REMEDIES if code in one.cures]
         found += sorted(mine, key=lambda one: (one.cures.index(code), one.size))
     found += [BY_NAME[name] for name in GENERAL]
-    return _in_turn(list(dict.fromkeys(found)))
+    return list(dict.fromkeys(found))
 
 
-def _in_turn(remedies: Sequence[Remedy]) -> list[Remedy]:
-    """The first of each kind, then the second of each: what is alike fails alike.
-
-    Those for data and wiring come first, all of them: most do not fit, which costs no step.
-    """
-    ranks: dict[str, int] = {}
-    ranked = []
-    for one in remedies:
-        ranks[one.kind] = ranks.get(one.kind, -1) + 1
-        ranked.append((0 if one.kind in ("data", "wiring") else ranks[one.kind], one))
-    return [one for _, one in sorted(ranked, key=lambda pair: pair[0])]
+def _with(names: Names, more: Names) -> Names:
+    """Remedies joined, in order; none where two are of a kind, or they are too many."""
+    joined = [BY_NAME[name] for name in (*names, *more)]
+    if len({one.kind for one in joined}) < len(joined) or len(joined) > JOINED:
+        return ()
+    return tuple(one.name for one in ordered(joined))
 
 
-def drawn(count: int, seed: int) -> list[tuple[Remedy, ...]]:
+def _stronger(names: Names) -> Names:
+    """The same with more of it, where there is more to have."""
+    return tuple(STRONGER.get(name, name) for name in names)
+
+
+def _taken(waiting: list[Names], count: int) -> list[Names]:
+    """Take some from the front."""
+    taken, waiting[:] = waiting[:count], waiting[count:]
+    return taken
+
+
+def draws(count: int, seed: int) -> list[Names]:
     """Blind draws of one to three remedies of different kinds."""
     dice = random.Random(seed)
-    found: list[tuple[Remedy, ...]] = []
+    found: dict[Names, None] = {}
     while len(found) < count:
         kinds: dict[str, Remedy] = {}
-        for one in dice.sample(REMEDIES, dice.randint(1, 3)):
+        for one in dice.sample(REMEDIES, dice.randint(1, JOINED)):
             kinds.setdefault(one.kind, one)
-        chosen = tuple(ordered(list(kinds.values())))
-        if chosen not in found:
-            found.append(chosen)
-    return found
+        found[tuple(one.name for one in ordered(list(kinds.values())))] = None
+    return list(found)
 
 
 @dataclass(slots=True)
@@ -156,65 +192,115 @@ class Search:
         return [self.known[one] for one in arms]
 
     def search(self, candidates: Sequence[Remedy]) -> None:
-        """Halve what is proposed, join two that help, and do the same with blind draws."""
-        names = self._fitting([(one.name,) for one in candidates])
-        self._finals(names)
-        self._join(names)
+        """Try what is proposed, alone and joined; then blind draws, with as many steps."""
+        limit = self.spent + self.plan.share
+        self._finals(self._climb([(one.name,) for one in candidates], limit), limit)
         if self.plan.random:
-            most = 4 * self.plan.width
-            draws = [tuple(r.name for r in one) for one in drawn(most, seed=0)]
-            self.random |= set(draws) - set(names)
-            self._finals(self._fitting(draws))
+            waiting = [one for one in draws(DRAWS, seed=0) if not self._is_known(one)]
+            self.random |= set(waiting)
+            limit = self.spent + self.plan.share
+            self._finals(self._fitting(partial(_taken, waiting), limit), limit)
 
-    def _fitting(self, remedies: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-        """Give short trials to as many as the plan has room for, passing over what is unfit."""
-        waiting, fitting = list(remedies), list[tuple[str, ...]]()
-        while waiting and len(fitting) < self.plan.width:
-            room = self.plan.width - len(fitting)
-            now, waiting = waiting[:room], waiting[room:]
+    def _climb(self, singles: Sequence[Names], limit: int) -> list[Names]:
+        """Give short trials to some remedies alone, then to the best of them joined with others."""
+        tried = self._fitting(partial(self._in_turn, singles), limit, SINGLES)
+        while found := self._fitting(partial(self._next, singles, tried), limit, ROUND):
+            tried += found
+        return tried
+
+    def _in_turn(self, singles: Sequence[Names], count: int) -> list[Names]:
+        """The next to be tried alone: of each kind in turn, as what is alike fails alike.
+
+        Those for data and wiring come first, all of them: most do not fit, which costs no step.
+        """
+        waiting = [one for one in singles if not self._is_known(one)]
+        known = [one for one in singles if self._is_known(one) and not self._is_unfit(one)]
+        turns = Counter(BY_NAME[name].kind for (name,) in known)
+        chosen = list[Names]()
+        while waiting and len(chosen) < count:
+            best = min(waiting, key=lambda one: turns[BY_NAME[one[0]].kind])
+            waiting.remove(best)
+            chosen.append(best)
+            kind = BY_NAME[best[0]].kind
+            turns[kind] += kind not in ("data", "wiring")
+        return chosen
+
+    def _next(self, singles: Sequence[Names], tried: Sequence[Names], count: int) -> list[Names]:
+        """What is worth a short trial now: steps from the best so far, and another one alone.
+
+        A training that breaks needs what heals it, and nothing besides: once some do, it is for
+        whole trials to tell which.
+        """
+        more = self._in_turn(singles, max(count, 1))
+        best = self._best(tried)
+        if self._breaks() and best is not None and self._is_better(best):
+            healing = sum(map(self._is_better, tried))
+            return more[: max(0, min(count, HEALING - healing))]
+        if best is None:
+            return more[:count]
+        alone = sorted((one for one in tried if len(one) == 1), key=self._at_short)
+        further = [_stronger(best), *(_with(best, one) for one in (*alone, *more))]
+        steps = [one for one in dict.fromkeys(further) if one and not self._is_known(one)]
+        return [*steps[: ROUND - 1], *more[:1], *steps[ROUND - 1 :]][:count]
+
+    def _best(self, tried: Sequence[Names]) -> Names | None:
+        """The best short trial; where none is better than nothing, what was proposed first."""
+        if not tried:
+            return None
+        best = min(tried, key=self._at_short)
+        if not math.isfinite(self._at_short(best)):
+            return None
+        return best if self._is_better(best) else tried[0]
+
+    def _breaks(self) -> bool:
+        bare = self.known[Arm((), self.plan.seeds[0], self.plan.steps)]
+        return math.isinf(bare.end(self.plan.steps))
+
+    def _is_better(self, names: Names) -> bool:
+        return self._compared(names, self.plan.seeds[:1], self.plan.short).verdict == "unsure"
+
+    def _fitting(
+        self, choose: Callable[[int], list[Names]], limit: int, most: int = DRAWS
+    ) -> list[Names]:
+        """Give short trials to what is chosen while there is room, passing over what is unfit."""
+        fitting = list[Names]()
+        while (room := min(self._room(limit), most - len(fitting))) and (now := choose(room)):
             self.make([self._short(one) for one in now])
-            fitting += [one for one in now if not self.known[self._short(one)].unfit]
+            fitting += [one for one in now if not self._is_unfit(one)]
         return fitting
 
-    def _short(self, names: tuple[str, ...]) -> Arm:
+    def _room(self, limit: int) -> int:
+        """How many more short trials leave enough for the finals."""
+        return max(0, limit - self.plan.finals - self.spent) // self.plan.short
+
+    def _is_known(self, names: Names) -> bool:
+        return self._short(names) in self.known
+
+    def _is_unfit(self, names: Names) -> bool:
+        return bool(self.known[self._short(names)].unfit)
+
+    def _short(self, names: Names) -> Arm:
         return Arm(names, self.plan.seeds[0], self.plan.short)
 
-    def _finals(self, names: Sequence[tuple[str, ...]]) -> None:
-        """Let the best short trials be whole ones, and the best of those have all seeds."""
-        short, steps, first = self.plan.short, self.plan.steps, self.plan.seeds[0]
-        best = sorted(names, key=lambda one: self.known[self._short(one)].end(short))[:FINALISTS]
-        arms = [Arm(one, first, steps) for one in best]
-        self.make(arms)
-        arms.sort(key=lambda one: self.known[one].end(steps))
-        for winner in arms[:1]:
-            self._on_all_seeds(winner.remedies)
+    def _at_short(self, names: Names) -> float:
+        return self.known[self._short(names)].end(self.plan.short)
 
-    def _on_all_seeds(self, names: tuple[str, ...]) -> None:
-        """A whole trial on all seeds, unless the first was no better than nothing."""
-        first, steps = self.plan.seeds[0], self.plan.steps
-        if self._compared(names, (first,), steps).verdict == "unsure":  # better, on one seed
-            self.make([Arm(names, seed, steps) for seed in self.plan.seeds])
-
-    def _join(self, names: Sequence[tuple[str, ...]]) -> None:
-        """Try two finalists together, where both help and the budget has room."""
-        first, steps = self.plan.seeds[0], self.plan.steps
-        whole = [one for one in names if Arm(one, first, steps) in self.known]
-        helping = [one for one in whole if self._compared(one, (first,), steps).effect < 0]
-        for one, other in combinations(helping[:2], 2):
-            kinds = {BY_NAME[name].kind for name in (*one, *other)}
-            joined = tuple(r.name for r in ordered([BY_NAME[n] for n in (*one, *other)]))
-            if len(kinds) == len(joined) and self._has_room():
-                self.make([Arm(joined, first, steps)])
-                better = self.known[Arm(joined, first, steps)].end(steps)
-                if better < self.known[Arm(one, first, steps)].end(steps):
-                    self._on_all_seeds(joined)
-
-    def _has_room(self) -> bool:
-        """Whether the budget holds one more trial on all seeds, besides what is to come."""
+    def _finals(self, tried: Sequence[Names], limit: int) -> None:
+        """Make whole trials of the best, alone and joined; the smallest that does has all seeds."""
         plan = self.plan
-        whole = plan.steps * len(plan.seeds)
-        draws = plan.width * plan.short + plan.steps + whole if plan.random else 0
-        return self.spent + whole + draws + 2 * plan.steps <= plan.budget
+        ranked = sorted(tried, key=self._at_short)
+        alone = [one for one in ranked if len(one) == 1]
+        ranked = list(dict.fromkeys([*ranked[:1], *alone[:1], *ranked]))
+        room = max(2, (limit - self.spent - plan.whole) // plan.steps + 1)
+        self.make([Arm(one, plan.seeds[0], plan.steps) for one in ranked[:room]])
+        trials = [self._trial(one) for one in ranked[:room]]
+        better = [one for one in trials if one.verdict == "unsure"]  # on one seed
+        for chosen in (cheapest(better), *sorted(better, key=lambda one: one.after)):
+            if chosen is None or self.spent + plan.whole - plan.steps > limit:
+                return
+            self.make([Arm(chosen.remedies, seed, plan.steps) for seed in plan.seeds])
+            if self._trial(chosen.remedies).verdict == "helps":
+                return
 
     @property
     def spent(self) -> int:
@@ -223,14 +309,24 @@ class Search:
 
     def confirm(self) -> None:
         """Run the chosen change for longer, beside the untouched training."""
-        chosen = smallest(self.trials())
+        trials = self.trials()
+        chosen = smallest(trials)
         if chosen is None:
             return
+        self._tell_of_better_draws(chosen, trials)
         left = max(0, self.plan.budget - self.spent) // 2
         steps = min(LONGER * self.plan.steps, max(self.plan.steps, left))
         if steps > self.plan.steps:
             seed = self.plan.seeds[0]
             self.make([Arm((), seed, steps), Arm(chosen.remedies, seed, steps)])
+
+    def _tell_of_better_draws(self, chosen: Trial, trials: Sequence[Trial]) -> None:
+        """Say so where a blind draw ends lower than what is chosen, beyond what is no difference."""
+        helping = [one for one in trials if one.verdict == "helps"]
+        best = cheapest(helping)
+        if best is not None and best.random and not chosen.random:
+            ends = f"{fmean(best.after):.3g} against {fmean(chosen.after):.3g}"
+            self.said.append(f"{best.name}, drawn blindly, ends lower still: {ends}")
 
     # --- What came of it -------------------------------------------------------------------------
 

@@ -97,7 +97,14 @@ class Edges(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = torch.sigmoid(self.inward(x))
         h = h / h.norm(dim=1, keepdim=True) + h.log().exp() + h.sqrt() * h.rsqrt()
-        h = h + (h / 100).acos() + torch.asin(h / 100) + torch.atanh(h / 100) + h.std()
+        h = (
+            h
+            + h.softmax(1).log() / 100
+            + (h / 100).acos()
+            + torch.asin(h / 100)
+            + torch.atanh(h / 100)
+            + h.std()
+        )
         scores: Tensor = self.out(h)
         return scores
 
@@ -138,6 +145,11 @@ ELSEWHERE = {
     "no-last-relu",
     "linear-output",
     "revive",
+    "add-residual",
+    "same-shape",
+    "class-axis",
+    "finite-class-weights",
+    "float32-weights",
 }
 """Remedies of faults that none of these networks has; see the tests beside this one."""
 

@@ -17,6 +17,7 @@ Verdict = Literal["helps", "no effect", "worse", "crashed", "unfit", "unsure"]
 SHARE = 5  # the end is the last fifth of the losses: chosen by us, against the noise of batches
 LEAST = 0.05  # of the untouched loss that a remedy has to take away at least: chosen by us
 FALLEN = 0.02  # of itself that a loss falls by where anything is learned: chosen by us
+LOST = 5  # losses in a row that are not finite, after which none will be: chosen by us
 CLOSE = 0.05  # of the best gain that a smaller change may lack
 T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 """97.5 % quantiles of Student's t by degrees of freedom; above 9 it is taken for 2."""
@@ -80,6 +81,11 @@ class Outcome:
         noise = math.hypot(_error(first), _error(last))
         fallen = median(first) - median(last)
         return fallen <= max(FALLEN * abs(median(first)), 2 * noise)
+
+
+def lost(losses: Sequence[float]) -> bool:
+    """Whether a training is over for good: several losses in a row are not finite."""
+    return len(losses) >= LOST and not any(map(math.isfinite, losses[-LOST:]))
 
 
 def _error(losses: Sequence[float]) -> float:
@@ -205,12 +211,20 @@ class Cure:
 
 
 def smallest(trials: Sequence[Trial]) -> Trial | None:
-    """Of the trials that help, the smallest change that comes within 5 % of the best gain."""
+    """Of the trials that help, the smallest change that comes within 5 % of the best gain.
+
+    A blind draw is chosen only where nothing else helps: part of it may be there for no reason.
+    """
     helping = [one for one in trials if one.verdict == "helps"]
-    if not helping:
+    return cheapest([one for one in helping if not one.random] or helping)
+
+
+def cheapest(trials: Sequence[Trial]) -> Trial | None:
+    """The smallest change that comes within 5 % of the best gain, of trials on the same seeds."""
+    if not trials:
         return None
-    best = min(one.effect for one in helping)
-    close = [one for one in helping if one.effect <= best + CLOSE * abs(best) or one.effect == best]
+    best = min(one.effect for one in trials)
+    close = [one for one in trials if one.effect <= best + CLOSE * abs(best) or one.effect == best]
     if not math.isfinite(best):  # the untouched training breaks: compare where they ended
         level = min(fmean(one.after) for one in close)
         margin = CLOSE * abs(level)

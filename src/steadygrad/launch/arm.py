@@ -25,7 +25,7 @@ from torch.optim.optimizer import (
 from steadygrad._watch import Plan, Watch
 from steadygrad.core.finding import as_json
 from steadygrad.core.report import Report
-from steadygrad.core.trial import Outcome
+from steadygrad.core.trial import LOST, Outcome, lost
 from steadygrad.launch.excuse import told
 from steadygrad.launch.harmless import Scratch, harmless
 from steadygrad.launch.training import ended, module, script
@@ -103,7 +103,11 @@ class Lane:
             self._end()
 
     def _is_over(self) -> bool:
-        return bool(self.unfit) or self.made >= self._job.steps
+        return bool(self.unfit) or self.made >= self._job.steps or self._is_lost()
+
+    def _is_lost(self) -> bool:
+        last = [row.read["loss"][0] for row in self._watch.rows[-LOST:] if "loss" in row.read]
+        return bool(self._job.remedies) and lost(last)
 
     def _end(self) -> None:
         self._told += 1

@@ -18,6 +18,7 @@ ORDER = (
     "data",
     "activation",
     "normalisation",
+    "architecture",
     "initialisation",
     "step",
     "guard",

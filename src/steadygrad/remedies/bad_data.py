@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - its customary name
 
 from steadygrad.probe.tree import map_tensors
 from steadygrad.remedies.remedy import Change, Scene, Unfit, remedy
 
+PATCH = """\
+# x, y = a batch
+# bad = ~(torch.isfinite(x).flatten(1).all(1) & torch.isfinite(y).flatten(1).all(1))
+# x, y = x[~bad], y[~bad]"""
+
+REGRESSIONS = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
+
 
 @remedy("drop-bad-samples", "data", cures=("G001",), size=2)
 def drop_bad_samples(scene: Scene) -> Change:
-    """Leave out samples whose inputs are NaN or infinite.
+    """Leave out samples whose inputs or targets are NaN or infinite.
 
-    In a trial such numbers become zero where the model is called, which is next to leaving their
-    samples out where these are few.
+    In a trial such inputs become zero where the model is called, and such targets of a regression
+    become what is predicted, which has no gradient: next to leaving their samples out where these
+    are few.
 
-    **When it fails.** The target is broken, not the input. Many samples are bad: what is left is no
-    longer what was to be learned. -inf that is a mask becomes zero as well.
+    **When it fails.** Many samples are bad: what is left is no longer what was to be learned. -inf
+    that is a mask becomes zero as well.
 
     **Reference.** van Buuren 2018, section 1.3.1, on complete cases, and when they deceive.
     """
@@ -31,8 +41,18 @@ def drop_bad_samples(scene: Scene) -> Change:
         return changed
 
     scene.model.register_forward_pre_hook(finite, with_kwargs=True)
-    patch = "# x, y = a batch\nbad = ~torch.isfinite(x).flatten(1).all(1)\nx, y = x[~bad], y[~bad]"
-    return Change("\n".join(f"# {line}" for line in patch.splitlines()), imitates=True)
+    return Change(PATCH, functions={one: _of_finite(one) for one in REGRESSIONS}, imitates=True)
+
+
+def _of_finite(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A loss of a regression, to which samples without a finite target add nothing."""
+
+    def loss(input: Tensor, target: Tensor, *args: Any, **more: Any) -> Any:
+        if target.shape == input.shape:
+            target = target.where(target.isfinite(), input.detach())
+        return function(input, target, *args, **more)
+
+    return loss
 
 
 def _zeroed(tensor: Tensor) -> Tensor:

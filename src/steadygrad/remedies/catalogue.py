@@ -19,15 +19,17 @@ from steadygrad.remedies.jacobian import jacobian_init
 from steadygrad.remedies.level import level_init
 from steadygrad.remedies.lsuv import lsuv
 from steadygrad.remedies.norms import batch_norm, group_norm, layer_norm, rms_norm
+from steadygrad.remedies.precision import float32_weights
 from steadygrad.remedies.prenorm import pre_norm
-from steadygrad.remedies.rate import FACTORS, sharpness_lr, warm_up
+from steadygrad.remedies.rate import FACTORS, default_lr, sharpness_lr, warm_up
 from steadygrad.remedies.recurrence import chrono_init, orthogonal_recurrence
 from steadygrad.remedies.remedy import Remedy
-from steadygrad.remedies.residual import depth_scaled_residual, zero_branches
+from steadygrad.remedies.residual import add_residual, depth_scaled_residual, zero_branches
 from steadygrad.remedies.safe import SAFE
 from steadygrad.remedies.scale import standardise, standardise_target
-from steadygrad.remedies.scores import cross_entropy, with_logits
+from steadygrad.remedies.scores import cross_entropy, log_softmax, with_logits
 from steadygrad.remedies.substitute import adam, adamw, rmsprop, sgd_momentum
+from steadygrad.remedies.targets import class_axis, finite_class_weights, same_shape
 from steadygrad.remedies.wiring import (
     follow_requires_grad,
     rebuild_optimizer,
@@ -42,15 +44,20 @@ REMEDIES: tuple[Remedy, ...] = (
     follow_requires_grad,
     standardise,
     standardise_target,
+    same_shape,
+    class_axis,
     with_logits,
     cross_entropy,
+    log_softmax,
+    finite_class_weights,
     no_last_relu,
     linear_output,
     larger_eps,
     *SAFE,
     drop_bad_samples,
-    *FACTORS,
+    default_lr,
     sharpness_lr,
+    *FACTORS,
     warm_up,
     *GUARDS,
     adam,
@@ -58,6 +65,7 @@ REMEDIES: tuple[Remedy, ...] = (
     rmsprop,
     sgd_momentum,
     eps_half,
+    float32_weights,
     weaker_decay,
     zero_bias,
     revive,
@@ -69,6 +77,7 @@ REMEDIES: tuple[Remedy, ...] = (
     lsuv,
     jacobian_init,
     delta_orthogonal,
+    add_residual,
     zero_branches,
     depth_scaled_residual,
     deep_norm,

@@ -49,7 +49,7 @@ GUARDS: tuple[Remedy, ...] = (
         "clip-norm",
         "clip_norm(1.0)",
         lambda: clip_norm(1.0),
-        ("G108", "G106", "G101", "G401", "G403", "G006"),
+        ("G108", "G106", "G101", "G401", "G403", "G006", "G606"),
         f"""Scale gradients down together where their norm is above 1.
 
         **When it fails.** {FORWARD} Where every step is clipped the threshold sets the step's size,

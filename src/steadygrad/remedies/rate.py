@@ -23,6 +23,8 @@ LONGEST = 200
 """Steps of a warm-up at most: chosen by us, so that a trial sees what comes of it."""
 
 KNOWN = ("SGD",)
+ADAM_LIKE = ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop")
+DEFAULT = 1e-3
 BELOW = 0.8
 """The share of the largest stable learning rate that is used: 1.6 of the 2 of 2 / lambda_max."""
 
@@ -89,12 +91,12 @@ def _factor(factor: float, text: str, cures: tuple[str, ...]) -> Remedy:
 
 
 FACTORS: tuple[Remedy, ...] = (
-    _factor(0.01, LOWER, TOO_HIGH),
     _factor(0.1, LOWER, TOO_HIGH),
+    _factor(0.01, LOWER, TOO_HIGH),
     _factor(0.3, LOWER, TOO_HIGH),
-    _factor(3.0, HIGHER, TOO_LOW),
     _factor(10.0, HIGHER, TOO_LOW),
     _factor(100.0, HIGHER, TOO_LOW),
+    _factor(3.0, HIGHER, TOO_LOW),
 )
 
 
@@ -134,6 +136,30 @@ def _risen(steps: int, step: int) -> float:
 def _warm_steps(optimizer: Optimizer) -> int:
     betas = [group["betas"][1] for group in optimizer.param_groups if "betas" in group]
     return min([LONGEST, *(round(2 / (1 - float(beta))) for beta in betas if beta < 1)])
+
+
+# --- The usual one -------------------------------------------------------------------------------
+
+
+@remedy("default-lr", "step", cures=("G401", "G402", "G405", "G412"), size=1)
+def default_lr(scene: Scene) -> Change:
+    """Set the learning rate of Adam and its kin to 1e-3; groups keep the ratios of theirs.
+
+    Their step is about the learning rate in every weight, whatever the gradient, so that one rate
+    serves many networks.
+
+    **When it fails.** Fine-tuning, and networks of billions of parameters, want less; a scheduler's
+    peak is what counts where there is one.
+
+    **Reference.** Kingma & Ba 2015, algorithm 1.
+    """
+    _check_rates(scene.optimizer)
+    highest = max(float(group["lr"]) for group in scene.optimizer.param_groups)
+    if type(scene.optimizer).__name__ not in ADAM_LIKE:
+        raise Unfit("The default is known for Adam and its kin, not for this optimizer.")
+    if not highest or DEFAULT / 3 < highest < 3 * DEFAULT:
+        raise Unfit("The learning rate is zero on purpose, or near 1e-3 already.")
+    return _times(rounded(DEFAULT / highest, 3))
 
 
 # --- From the curvature --------------------------------------------------------------------------

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Kind = Literal[
-    "initialisation", "activation", "normalisation", "optimizer", "step", "guard", "data", "wiring"
+    "initialisation",
+    "activation",
+    "normalisation",
+    "architecture",
+    "optimizer",
+    "step",
+    "guard",
+    "data",
+    "wiring",
 ]
 Loss = Callable[[nn.Module], Tensor]
 AtStep = Callable[[Optimizer, int], None]

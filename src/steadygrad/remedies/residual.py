@@ -1,16 +1,70 @@
-"""Residual branches that begin as nothing, or small."""
+"""Residual connections, and branches that begin as nothing, or small."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from steadygrad.remedies._branches import branches_of
 from steadygrad.remedies._draws import scale
-from steadygrad.remedies._patch import carry_out, listed
+from steadygrad.remedies._layers import layers_of, pointed_at
+from steadygrad.remedies._parts import Part, parts_of
+from steadygrad.remedies._patch import carry_out, listed, rounded
 from steadygrad.remedies.remedy import Change, Scene, Unfit, remedy
 
+FEWEST = 3
+"""Layers that a skip is put around, at least: fewer do not need one."""
 
-@remedy("zero-branches", "initialisation", cures=("G205", "G101", "G103", "G403"), size=3)
+
+@remedy("add-residual", "architecture", cures=("G102", "G104", "G201", "G103", "G105"), size=4)
+def add_residual(scene: Scene) -> Change:
+    """Add to each hidden layer's output its input: x + f(x) / sqrt(L), around L layers.
+
+    Around layers of a plain chain whose output has the shape of their input: those the finding
+    points at, or all. The root of L keeps the sum of all branches about as large as one of them.
+
+    **When it fails.** What a layer does is one of many now: a network whose first layers were never
+    reached has to be trained longer. A shape that changes needs a projection, and has none here.
+
+    **Reference.** He 2016 (Deep Residual Learning), section 3.2; Hayou 2021 (Stable ResNet),
+    section 3, for the factor.
+    """
+    try:
+        branches = branches_of(scene)
+    except Unfit:
+        branches = []
+    if branches:
+        raise Unfit("This model has residual connections already.")
+    plain = _plain(parts_of(scene))
+    layers = {name: one for name, one in layers_of(scene.model).items() if name in plain and name}
+    chosen = pointed_at(scene, layers)
+    if len(chosen) < FEWEST:
+        raise Unfit("This model has no chain of layers whose output has the shape of their input.")
+    share = rounded(1 / math.sqrt(len(chosen)), 3)
+    patch = (
+        f"for name in {listed(chosen)}:\n    layer = model.get_submodule(name)\n"
+        f"    layer.register_forward_hook(lambda _, args, out: args[0] + {share:g} * out)"
+    )
+    carry_out(scene, patch)
+    return Change(patch)
+
+
+def _plain(parts: Sequence[Part]) -> set[str]:
+    """Layers that are called once, alone take in what is before them, and keep its shape."""
+    calls = [part.name for part in parts if part.kind == "layer"]
+    return {
+        part.name
+        for part in parts
+        if part.kind == "layer"
+        and calls.count(part.name) == 1
+        and part.entered is not None
+        and tuple(part.entered.shape) == part.shape
+        and len(part.before) == 1
+        and len(part.before[0].after) == 1
+    }
+
+
+@remedy("zero-branches", "initialisation", cures=("G205", "G101", "G103", "G403", "G007"), size=3)
 def zero_branches(scene: Scene) -> Change:
     """Zero the last layer of each residual branch, so that every block begins as the identity.
 

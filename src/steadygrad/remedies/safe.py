@@ -66,10 +66,17 @@ def _std(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _div(x: Any, y: Any, **kwargs: Any) -> Any:
-    if not isinstance(y, Tensor) or not y.is_floating_point():
+    if not isinstance(y, Tensor):
+        return torch.div(x, y or SMALL, **kwargs)
+    if not y.is_floating_point():
         return torch.div(x, y, **kwargs)
     away = torch.where(y < 0, y.clamp_max(-SMALL), y.clamp_min(SMALL))
     return torch.div(x, away, **kwargs)
+
+
+def _softmax(x: Tensor, dim: int | None = None, *args: Any, **kwargs: Any) -> Tensor:
+    masked = (x == -torch.inf).all(-1 if dim is None else dim, keepdim=True)
+    return F.softmax(x.masked_fill(masked, 0.0), dim, *args, **kwargs).masked_fill(masked, 0.0)
 
 
 def _functions(name: str) -> tuple[Function, ...]:
@@ -89,6 +96,13 @@ KINDS: Sequence[tuple[str, Function, tuple[Function, ...], str, str]] = (
     ("norm", _norm, (torch.norm, Tensor.norm), "as a root with 1e-12 inside", "1e-6"),
     ("std", _std, _functions("std"), "over all samples, not one less, and 1e-6 more", "1e-6"),
     (
+        "softmax",
+        _softmax,
+        (F.softmax, torch.softmax, Tensor.softmax),
+        "as zeros where all is masked by -inf",
+        "a row that sums to zero",
+    ),
+    (
         "div",
         _div,
         (*_functions("div"), *_functions("true_divide"), Tensor.__truediv__),
@@ -106,6 +120,7 @@ PATCHES = {
     "exp": "x.clamp_max(20).exp()",
     "norm": "(x.square().sum(-1) + 1e-12).sqrt()",
     "std": "x.std(unbiased=False) + 1e-6",
+    "softmax": "x.softmax(-1).where((x > -torch.inf).any(-1, keepdim=True), 0.0)",
     "div": "x / torch.where(y < 0, y.clamp_max(-1e-6), y.clamp_min(1e-6))",
 }
 

@@ -74,6 +74,41 @@ def cross_entropy(scene: Scene) -> Change:
     return Change(patch, functions=functions, imitates=True)
 
 
+@remedy("log-softmax", "data", cures=("G002", "G003", "G004"), size=1)
+def log_softmax(scene: Scene) -> Change:
+    """Compute the log of a softmax, or of a sigmoid, in one step from what goes into it.
+
+    A probability below 1e-38 is zero, and its log minus infinity; the log of a softmax is a
+    difference of scores, which is not.
+
+    **When it fails.** Something other than a view stands between the two, as a clamp or a sum.
+
+    **Reference.** Blanchard 2021 (Accurately computing the log-sum-exp and softmax functions),
+    section 2.
+    """
+    kept = Remembered()
+
+    def log(input: Tensor, *args: Any, **more: Any) -> Any:
+        known = kept.before(input)
+        if known is None:
+            return torch.log(input, *args, **more)
+        scores, axis = known
+        if axis is None:
+            return F.logsigmoid(scores).reshape(input.shape)
+        return scores.log_softmax(axis).reshape(input.shape)
+
+    sigmoids = (torch.sigmoid, Tensor.sigmoid)
+    softmaxes = (F.softmax, torch.softmax, Tensor.softmax)
+    functions: Functions = {
+        **{one: kept.calling(one) for one in sigmoids},
+        **{one: kept.calling(one, _axis) for one in softmaxes},
+        **dict.fromkeys((torch.log, Tensor.log), log),
+    }
+    _try(scene, functions, kept, "No logarithm is given the result of a softmax or a sigmoid.")
+    patch = "log_p = scores.log_softmax(-1)  # or F.logsigmoid(scores)"
+    return Change(patch, functions=functions, imitates=True)
+
+
 def _axis(input: Tensor, dim: int | None = None, *_: Any, **__: Any) -> int:
     return _class_axis(input) if dim is None else dim % input.dim()
 
