@@ -66,6 +66,11 @@ class Outcome:
     found: str
 
     @property
+    def well(self) -> bool:
+        """Whether it comes near its twin as it is, from where that begins."""
+        return self.before <= self.twin + NEAR * max(0.0, self.start - self.twin)
+
+    @property
     def cured(self) -> bool:
         """Whether the prescription comes near the healthy twin."""
         if not self.chosen or not self.after < float("inf"):
@@ -152,7 +157,8 @@ def run(count: int | None = None) -> None:
     with ProcessPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:
         sick = list(pool.map(treat, [one.name for one in have]))
         well = list(pool.map(treat, [one.name for one in HEALTHY if one.make().loss][:24]))
-    alike = [one for one in sick if one.name not in UNLIKE]
+    well_off = [one for one in sick if one.well and one.name not in UNLIKE]
+    alike = [one for one in sick if one.name not in UNLIKE and not one.well]
     by_gain, strictly = [one.against for one in alike], [one.strictly for one in alike]
     lower = sum(one.after > one.before for one in sick)
     left = sum(not one.chosen for one in well)
@@ -160,6 +166,7 @@ def run(count: int | None = None) -> None:
     rows: list[Row] = [
         ("cured: near the healthy twin", _of(alike, lambda one: one.cured), ">= 98 %"),
         ("helped: better on every seed", _of(alike, lambda one: bool(one.chosen)), ""),
+        ("as good as the twin untouched, and not counted", str(len(well_off)), ""),
         ("of those whose twin learns something else: helped", _others(sick), ""),
         ("ended worse", str(lower), "0"),
         ("ahead of random search, by gain", f"{by_gain.count('ahead')} of {len(alike)}", ">= 80 %"),
@@ -204,6 +211,7 @@ def _others(sick: Sequence[Outcome]) -> str:
 
 def _line(one: Outcome) -> Row:
     mark = "" if one.cured else (" (helped)" if one.chosen else " (not)")
+    mark = " (well)" if one.well else mark
     mark = " (else)" if one.name in UNLIKE else mark
     numbers = one.before, one.after, one.twin
     return (one.name + mark, one.found, *numbers, one.chosen, one.against, one.steps, one.seconds)

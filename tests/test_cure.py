@@ -197,7 +197,7 @@ def test_a_findings_own_advice_is_tried_first() -> None:
     )
     names = [one.name for one in proposals([found], [])]
 
-    assert names[:4] == ["lsuv", "default-lr", "sharpness-lr", "lr-x10"]
+    assert names[:4] == ["lsuv", "default-lr", "sharpness-lr", "lr-x100"]
 
 
 class Table:

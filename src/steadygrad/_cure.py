@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steadygrad._check import check
-from steadygrad._search import Plan, Search, Tell, proposals
+from steadygrad._search import UNJUDGED, Plan, Search, Tell, proposals
 from steadygrad._watch import Plan as WatchPlan
 from steadygrad._watch import Watch
 from steadygrad.core.finding import Finding, Severity
@@ -28,6 +28,9 @@ from steadygrad.remedies.applied import BY_NAME, Applied
 from steadygrad.remedies.instead import Instead
 from steadygrad.remedies.remedy import Scene, Unfit
 from steadygrad.replay.randomness import kept, seed_all
+
+UNBOUNDED = "the loss has no lower bound: only what mends it was tried, as all else seems to help"
+INTERRUPTED = "interrupted: this is what was known by then"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,8 @@ def cure(
         )
     begin = time.perf_counter()
     diagnosed = diagnosis_of(setup, plan)
-    search = Search(_runner(setup, executor), plan, tell or (lambda _: None))
+    where = tuple(where for one in diagnosed.findings for where in one.where)
+    search = Search(_runner(setup, executor, where), plan, tell or (lambda _: None))
     return cured(search, diagnosed, begin)
 
 
@@ -110,13 +114,16 @@ def cured(search: Search, diagnosed: Report, begin: float) -> Report:
     An interrupt ends the search; what is known by then is reported.
     """
     try:
-        bare = search.untouched()
-        stands = all(one.stands for one in bare)
-        if stands or diagnosed.worst > Severity.note:
-            search.search(proposals(diagnosed.findings, diagnosed.folded))
-            search.confirm()
+        search.untouched()
+        candidates = proposals(diagnosed.findings, diagnosed.folded, general=search.stands)
+        if any(one.code in UNJUDGED for one in diagnosed.findings):
+            search.said.append(UNBOUNDED)
+            search.mend([one for one in candidates if one.kind in ("data", "wiring")])
+        elif search.stands or diagnosed.worst > Severity.note:
+            search.search(candidates)
+        search.confirm()
     except KeyboardInterrupt:
-        search.said.append("interrupted: this is what was known by then")
+        search.said.append(INTERRUPTED)
     cost = {"seconds": time.perf_counter() - begin, "steps": float(search.spent)}
     found = search.cure()
     stuck = [_stuck(found)] if found.chosen and diagnosed.worst <= Severity.note else []
@@ -170,29 +177,31 @@ def diagnosis_of(setup: Make, plan: Plan) -> Report:
     return joined(target, every, (*looked.clear, *watched.clear))
 
 
-def _runner(setup: Make, executor: Executor | None) -> Callable[..., Iterator[tuple[Arm, Outcome]]]:
+def _runner(
+    setup: Make, executor: Executor | None, where: tuple[str, ...]
+) -> Callable[..., Iterator[tuple[Arm, Outcome]]]:
     def here(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Outcome]]:
         for arm in arms:
-            yield arm, performed(setup, arm)
+            yield arm, performed(setup, arm, where)
 
     def there(arms: Sequence[Arm]) -> Iterator[tuple[Arm, Outcome]]:
         if executor is None:
             raise RuntimeError("expected an executor")
-        waiting = {executor.submit(performed, setup, arm): arm for arm in arms}
+        waiting = {executor.submit(performed, setup, arm, where): arm for arm in arms}
         for done in as_completed(waiting):
             yield waiting[done], done.result()
 
     return here if executor is None else there
 
 
-def performed(setup: Make, arm: Arm) -> Outcome:
-    """Make one training, and say how it ended."""
+def performed(setup: Make, arm: Arm, where: tuple[str, ...] = ()) -> Outcome:
+    """Make one training, and say how it ended; `where` are the places that findings point at."""
     begin, losses = time.perf_counter(), list[float]()
     applied: Applied | None = None
     error = unfit = ""
     try:
         with seeded(arm.seed):
-            made, applied = _applied(setup(), arm)
+            made, applied = _applied(setup(), arm, where)
             for loss in trained(made, arm.steps, applied):
                 losses.append(loss)
                 if arm.remedies and lost(losses):
@@ -205,10 +214,10 @@ def performed(setup: Make, arm: Arm) -> Outcome:
     if applied is None:
         return Outcome(tuple(losses), unfit=unfit, error=error, seconds=seconds)
     scaled = tuple(one * applied.unit for one in losses)
-    return Outcome(scaled, applied.patch, applied.imitates, unfit, error, seconds)
+    return Outcome(scaled, applied.patch, applied.imitates, unfit, error, seconds, applied.own)
 
 
-def _applied(made: Setup, arm: Arm) -> tuple[Setup, Applied]:
+def _applied(made: Setup, arm: Arm, where: tuple[str, ...]) -> tuple[Setup, Applied]:
     """Apply an arm's remedies; the first batch is looked at, and comes first again.
 
     Random numbers stay where they were, so that the batches are those of the untouched training.
@@ -223,7 +232,7 @@ def _applied(made: Setup, arm: Arm) -> tuple[Setup, Applied]:
             return made.loss(model, first)
 
     with kept():
-        scene = Scene(made.model, made.optimizer, loss)
+        scene = Scene(made.model, made.optimizer, loss, where)
         return made, Applied([BY_NAME[name] for name in arm.remedies], scene)
 
 

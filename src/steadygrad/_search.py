@@ -92,11 +92,21 @@ GENERAL = ("adam", "selu", "lr-x0.1", "lr-x10", "layer-norm", "clip-norm", "leve
 STRONGER = {"lr-x10": "lr-x100", "lr-x3": "lr-x10", "lr-x0.1": "lr-x0.01", "lr-x0.3": "lr-x0.1"}
 """What goes further in the direction of a remedy that has helped."""
 
+LARGER = ("lr-x3", "lr-x10", "lr-x100")
+SMALLER = ("lr-x0.3", "lr-x0.1", "lr-x0.01", "warm-up", "clip-norm", "clip-agc", "clip-value")
+TOO_HIGH, TOO_LOW = ("G401", "G403", "G412", "G108"), ("G402", "G405")
+"""Steps that are too large are not tried larger, nor those that are too small smaller."""
+
+UNJUDGED = ("G603",)
+"""Findings of a loss without a lower bound: by it no other change can be judged."""
+
 DRAWS = 100  # at most, unfit ones among them
 
 ALIASES = {
     "lower-lr": ("default-lr", "sharpness-lr", "lr-x0.1", "lr-x0.01", "lr-x0.3"),
-    "higher-lr": ("default-lr", "sharpness-lr", "lr-x10", "lr-x100", "lr-x3"),
+    "higher-lr": ("default-lr", "sharpness-lr", "lr-x100", "lr-x10", "lr-x3"),
+    "map-to-0-and-1": ("unit-targets",),
+    "soft-choice": ("straight-through",),
     "give-scores": ("cross-entropy", "with-logits"),
     "scale-targets": ("standardise-target",),
     "normalise": ("layer-norm", "batch-norm"),
@@ -115,10 +125,13 @@ ALIASES = {
 """Advice of findings that goes by other names than the remedies that do it."""
 
 
-def proposals(findings: Sequence[Finding], folded: Sequence[Finding]) -> list[Remedy]:
-    """Remedies for what was found, the most specific first, then those of all trades.
+def proposals(
+    findings: Sequence[Finding], folded: Sequence[Finding], *, general: bool = True
+) -> list[Remedy]:
+    """Remedies for what was found, the most specific first, and with `general` those of all trades.
 
     A finding's own advice comes first, then what is made for its code, then for its symptoms'.
+    Where the loss falls those of all trades would only make it fall faster.
     """
     roots = [one for one in findings if one.severity > Severity.note]
     advice = [one.remedy for found in roots for one in found.try_next]
@@ -130,8 +143,14 @@ def proposals(findings: Sequence[Finding], folded: Sequence[Finding]) -> list[Re
     for code in dict.fromkeys(codes):
         mine = [one for one in REMEDIES if code in one.cures]
         found += sorted(mine, key=lambda one: (one.cures.index(code), one.size))
-    found += [BY_NAME[name] for name in GENERAL]
-    return list(dict.fromkeys(found))
+    found += [BY_NAME[name] for name in GENERAL if general]
+    shrinking = any(one in TOO_HIGH for one in codes)
+    growing = not shrinking and any(one in TOO_LOW for one in codes)
+    return [
+        one
+        for one in dict.fromkeys(found)
+        if not (shrinking and one.name in LARGER) and not (growing and one.name in SMALLER)
+    ]
 
 
 def _with(names: Names, more: Names) -> Names:
@@ -173,7 +192,7 @@ class Search:
     plan: Plan
     tell: Tell = lambda _: None
     known: dict[Arm, Outcome] = field(default_factory=dict)
-    random: set[tuple[str, ...]] = field(default_factory=set)
+    random: set[Names] = field(default_factory=set)
     said: list[str] = field(default_factory=list)
 
     # --- The arms --------------------------------------------------------------------------------
@@ -193,13 +212,17 @@ class Search:
 
     def search(self, candidates: Sequence[Remedy]) -> None:
         """Try what is proposed, alone and joined; then blind draws, with as many steps."""
-        limit = self.spent + self.plan.share
-        self._finals(self._climb([(one.name,) for one in candidates], limit), limit)
+        self.mend(candidates)
         if self.plan.random:
             waiting = [one for one in draws(DRAWS, seed=0) if not self._is_known(one)]
             self.random |= set(waiting)
             limit = self.spent + self.plan.share
             self._finals(self._fitting(partial(_taken, waiting), limit), limit)
+
+    def mend(self, candidates: Sequence[Remedy]) -> None:
+        """Try what is proposed, alone and joined."""
+        limit = self.spent + self.plan.share
+        self._finals(self._climb([(one.name,) for one in candidates], limit), limit)
 
     def _climb(self, singles: Sequence[Names], limit: int) -> list[Names]:
         """Give short trials to some remedies alone, then to the best of them joined with others."""
@@ -238,7 +261,7 @@ class Search:
             return more[: max(0, min(count, HEALING - healing))]
         if best is None:
             return more[:count]
-        alone = sorted((one for one in tried if len(one) == 1), key=self._at_short)
+        alone = sorted((one for one in tried if len(one) == 1), key=self._rank)
         further = [_stronger(best), *(_with(best, one) for one in (*alone, *more))]
         steps = [one for one in dict.fromkeys(further) if one and not self._is_known(one)]
         return [*steps[: ROUND - 1], *more[:1], *steps[ROUND - 1 :]][:count]
@@ -247,7 +270,7 @@ class Search:
         """The best short trial; where none is better than nothing, what was proposed first."""
         if not tried:
             return None
-        best = min(tried, key=self._at_short)
+        best = min(tried, key=self._rank)
         if not math.isfinite(self._at_short(best)):
             return None
         return best if self._is_better(best) else tried[0]
@@ -285,10 +308,15 @@ class Search:
     def _at_short(self, names: Names) -> float:
         return self.known[self._short(names)].end(self.plan.short)
 
+    def _rank(self, names: Names) -> tuple[bool, float]:
+        """Lower is better: what mends the loss itself first, then by the loss."""
+        mends = self.known[self._short(names)].own and self._is_better(names)
+        return not mends, self._at_short(names)
+
     def _finals(self, tried: Sequence[Names], limit: int) -> None:
         """Make whole trials of the best, alone and joined; the smallest that does has all seeds."""
         plan = self.plan
-        ranked = sorted(tried, key=self._at_short)
+        ranked = sorted(tried, key=self._rank)
         alone = [one for one in ranked if len(one) == 1]
         ranked = list(dict.fromkeys([*ranked[:1], *alone[:1], *ranked]))
         room = max(2, (limit - self.spent - plan.whole) // plan.steps + 1)
@@ -310,7 +338,7 @@ class Search:
     def confirm(self) -> None:
         """Run the chosen change for longer, beside the untouched training."""
         trials = self.trials()
-        chosen = smallest(trials)
+        chosen = self._chosen(trials)
         if chosen is None:
             return
         self._tell_of_better_draws(chosen, trials)
@@ -321,7 +349,7 @@ class Search:
             self.make([Arm((), seed, steps), Arm(chosen.remedies, seed, steps)])
 
     def _tell_of_better_draws(self, chosen: Trial, trials: Sequence[Trial]) -> None:
-        """Say so where a blind draw ends lower than what is chosen, beyond what is no difference."""
+        """Say so where a blind draw ends lower than what is chosen, by more than 5 %."""
         helping = [one for one in trials if one.verdict == "helps"]
         best = cheapest(helping)
         if best is not None and best.random and not chosen.random:
@@ -330,15 +358,16 @@ class Search:
 
     # --- What came of it -------------------------------------------------------------------------
 
-    def _compared(self, names: tuple[str, ...], seeds: Sequence[int], steps: int) -> Comparison:
+    def _compared(self, names: Names, seeds: Sequence[int], steps: int) -> Comparison:
         """Trials of these remedies beside as many steps of the untouched training."""
         bare = [self.known[Arm((), seed, self.plan.steps)] for seed in seeds]
         mine = [self.known[Arm(names, seed, steps)] for seed in seeds]
         steps = min([steps, *(len(one.losses) for one in bare if not one.error)])
         return Comparison(
-            tuple(one.end(steps) for one in bare),
+            tuple(a.start if a.own else b.end(steps) for a, b in zip(mine, bare, strict=True)),
             tuple(one.end(steps) for one in mine),
             tuple(one.start for one in bare),
+            all(one.own for one in mine),
         )
 
     def trials(self) -> list[Trial]:
@@ -360,13 +389,14 @@ class Search:
         seeds = tuple(arm.seed for arm in arms if arm in self.known)
         return [Trial((), seeds, steps, losses, losses, "no effect", 0.0, why=why)]
 
-    def _trial(self, names: tuple[str, ...]) -> Trial:
+    def _trial(self, names: Names) -> Trial:
         mine = {arm: self.known[arm] for arm in self.known if arm.remedies == names}
         steps = max(arm.steps for arm in mine if arm.steps <= self.plan.steps)
         arms = [arm for arm in mine if arm.steps == steps]
         seeds = tuple(arm.seed for arm in arms)
         compared, first = self._compared(names, seeds, steps), mine[arms[0]]
         error = next((one.error for one in mine.values() if one.error), "")
+        place = list(self.known).index(next(iter(mine)))
         verdict = compared.verdict
         if first.unfit:
             verdict = "unfit"
@@ -386,12 +416,23 @@ class Search:
             first.imitates,
             first.unfit or error,
             names in self.random,
+            first.own,
+            fmean(self.known[Arm((), seed, self.plan.steps)].start for seed in seeds),
+            place,
         )
+
+    def _chosen(self, trials: Sequence[Trial]) -> Trial | None:
+        return smallest(trials, blind=self.stands)
+
+    @property
+    def stands(self) -> bool:
+        """Whether the untouched training learns nothing, on every seed."""
+        return all(one.stands for arm, one in self.known.items() if not arm.remedies)
 
     def cure(self) -> Cure:
         """Everything so far."""
         trials = self.trials()
-        chosen = smallest(trials)
+        chosen = self._chosen(trials)
         return Cure(
             tuple(trials),
             "" if chosen is None else chosen.name,

@@ -89,3 +89,29 @@ def test_where_the_untouched_training_breaks_the_losses_themselves_are_compared(
 )
 def test_a_loss_that_has_not_fallen_stands(losses: list[float], stands: bool) -> None:
     assert Outcome(tuple(losses)).stands is stands
+
+
+def test_another_loss_is_compared_with_where_it_began() -> None:
+    fallen = Comparison((0.7, 1.9, 1.2), (0.1, 0.2, 0.1), own=True)
+    assert fallen.verdict == "helps"
+    assert Comparison((0.7, 1.9, 1.2), (0.1, 0.2, 0.1)).verdict == "no effect"
+
+
+def test_what_mends_the_loss_comes_before_what_goes_on_with_a_wrong_one() -> None:
+    def trial(name: str, after: float, *, own: bool = False, place: int = 0) -> Trial:
+        befores, afters = (2.0, 2.0), (after, after)
+        effect = after - 2.0
+        return Trial((name,), (0, 1), 60, befores, afters, "helps", effect, own=own, place=place)
+
+    wrong, mended = trial("adam", -1e9), trial("unit-targets", 0.1, own=True)
+    assert smallest([wrong, mended]) is mended
+    late, early = trial("adam", 0.1, place=2), trial("selu", 0.11, place=1)
+    assert smallest([late, early]) is early
+
+
+def test_a_blind_draw_is_chosen_last_or_not_at_all() -> None:
+    drawn = Trial(("adam",), (0, 1), 60, (2.0, 2.0), (0.1, 0.1), "helps", -1.9, random=True)
+    proposed = Trial(("selu",), (0, 1), 60, (2.0, 2.0), (1.0, 1.0), "helps", -1.0)
+    assert smallest([drawn, proposed]) is proposed
+    assert smallest([drawn]) is drawn
+    assert smallest([drawn], blind=False) is None

@@ -228,3 +228,74 @@ def test_skips_are_not_put_where_there_are_some_or_where_inputs_are_shared() -> 
     for model in (Residual(), Heads()):
         with pytest.raises(Unfit):
             add_residual.apply(scene(model, lambda m: m(torch.randn(3, 6)).sum()))
+
+
+def test_masks_of_0_and_255_are_made_0_and_1_and_the_loss_is_another() -> None:
+    model, x, y = nn.Linear(3, 2), torch.randn(6, 3), 255.0 * torch.randint(2, (6, 2))
+
+    def loss(m: nn.Module) -> Tensor:
+        return F.binary_cross_entropy_with_logits(m(x), y)
+
+    right = float(F.binary_cross_entropy_with_logits(model(x), y / 255).detach())
+    change = BY_NAME["unit-targets"].apply(scene(model, loss))
+    assert value(change, loss, model) == pytest.approx(right)
+    assert change.own
+    with pytest.raises(Unfit):
+        BY_NAME["unit-targets"].apply(
+            scene(model, lambda m: F.binary_cross_entropy_with_logits(m(x), y / 255))
+        )
+
+
+def test_nll_loss_of_scores_or_probabilities_is_given_their_logs() -> None:
+    model, x, y = nn.Linear(3, 4), torch.randn(6, 3), torch.arange(6) % 4
+    right = float(F.cross_entropy(model(x), y).detach())
+    remedy = BY_NAME["log-probabilities"]
+    for given in (lambda h: h, lambda h: h.softmax(1)):
+
+        def loss(m: nn.Module, given: object = given) -> Tensor:
+            return F.nll_loss(given(m(x)), y)  # type: ignore[operator]
+
+        assert value(remedy.apply(scene(model, loss)), loss, model) == pytest.approx(right, 1e-5)
+    with pytest.raises(Unfit):
+        remedy.apply(scene(model, lambda m: F.nll_loss(m(x).log_softmax(1), y)))
+
+
+class Cut(nn.Module):
+    def __init__(self, cut: str) -> None:
+        super().__init__()
+        self.encoder, self.head, self.cut = nn.Linear(3, 4), nn.Linear(4, 2), cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(self.cut != "no_grad"):
+            h = self.encoder(x)
+        if self.cut == "round":
+            h = h.round()
+        out: Tensor = self.head(h.detach() if self.cut == "detach" else h)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("cut", "name"),
+    [("no_grad", "keep-the-graph"), ("detach", "keep-the-graph"), ("round", "straight-through")],
+)
+def test_gradients_pass_what_cut_them_off(cut: str, name: str) -> None:
+    model, x = Cut(cut), torch.randn(5, 3)
+    before = model(x).detach()
+
+    def loss(m: nn.Module) -> Tensor:
+        out: Tensor = m(x).square().sum()
+        return out
+
+    change = BY_NAME[name].apply(scene(model, loss))
+    with Instead(change.functions):
+        out = model(x)
+        out.square().sum().backward()
+    assert torch.allclose(out, before)
+    assert model.encoder.weight.grad is not None
+    assert bool(model.encoder.weight.grad.any())
+    assert torch.is_grad_enabled()
+    with torch.no_grad():
+        assert not model(x).requires_grad
+    for other in ("keep-the-graph", "straight-through"):
+        with pytest.raises(Unfit):
+            BY_NAME[other].apply(scene(Cut(""), lambda m: m(x).square().sum()))

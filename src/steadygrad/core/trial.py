@@ -43,7 +43,8 @@ class Outcome:
 
     `losses` [steps] are in the unit of the untouched training, each computed before its step.
     `error` says what ended it too early, `unfit` why there was nothing to change. `patch`
-    are the lines to paste; with `imitates` they only come to what was tried.
+    are the lines to paste; with `imitates` they only come to what was tried. With `own` the loss is
+    another one than the untouched training's, and is compared with where it began.
     """
 
     losses: tuple[float, ...] = ()
@@ -52,6 +53,7 @@ class Outcome:
     unfit: str = ""
     error: str = ""
     seconds: float = 0.0
+    own: bool = False
 
     def end(self, steps: int) -> float:
         """The loss at the end of so many steps: the median of their last fifth; inf if broken."""
@@ -99,12 +101,14 @@ class Comparison:
 
     `effect` is the mean difference and `interval` its 95 % interval over seeds (Student's t);
     -inf where the untouched training breaks and the changed one does not, and ends no higher than
-    where both began, at `start`.
+    where both began, at `start`. With `own` each is compared with where it began, so that what seeds
+    differ by is no noise.
     """
 
     before: tuple[float, ...]
     after: tuple[float, ...]
     start: tuple[float, ...] = ()
+    own: bool = False
 
     @property
     def differences(self) -> list[float]:
@@ -131,7 +135,7 @@ class Comparison:
     def margin(self) -> float:
         """What a difference has to exceed on every seed: the seeds' own spread, and a least."""
         finite = [one for one in self.before if math.isfinite(one)]
-        spread = stdev(finite) if len(finite) > 1 else 0.0
+        spread = stdev(finite) if len(finite) > 1 and not self.own else 0.0
         return max(spread, LEAST * max(map(abs, finite), default=0.0))
 
     @property
@@ -169,6 +173,9 @@ class Trial:
     imitates: bool = False
     why: str = ""
     random: bool = False  # drawn blindly, to see what the diagnosis is worth
+    own: bool = False  # the loss is another one, and `before` is where it began
+    start: float = math.inf  # the mean first loss of the untouched training
+    place: int = 0  # in the order in which remedies were tried
 
     @property
     def name(self) -> str:
@@ -210,23 +217,32 @@ class Cure:
         return next((one for one in self.trials if one.name == self.chosen), None)
 
 
-def smallest(trials: Sequence[Trial]) -> Trial | None:
+def smallest(trials: Sequence[Trial], *, blind: bool = True) -> Trial | None:
     """Of the trials that help, the smallest change that comes within 5 % of the best gain.
 
-    A blind draw is chosen only where nothing else helps: part of it may be there for no reason.
+    A blind draw is chosen only where `blind` says so and nothing else helps: part of it may be
+    there for no reason.
     """
     helping = [one for one in trials if one.verdict == "helps"]
-    return cheapest([one for one in helping if not one.random] or helping)
+    proposed = [one for one in helping if not one.random]
+    return cheapest(proposed or (helping if blind else []))
 
 
 def cheapest(trials: Sequence[Trial]) -> Trial | None:
-    """The smallest change that comes within 5 % of the best gain, of trials on the same seeds."""
-    if not trials:
-        return None
-    best = min(one.effect for one in trials)
-    close = [one for one in trials if one.effect <= best + CLOSE * abs(best) or one.effect == best]
-    if not math.isfinite(best):  # the untouched training breaks: compare where they ended
-        level = min(fmean(one.after) for one in close)
-        margin = CLOSE * abs(level)
-        close = [one for one in close if fmean(one.after) <= level + margin]
-    return min(close, key=lambda one: (one.size, fmean(one.after)))
+    """The smallest change that comes within 5 % of the best gain, of trials on the same seeds.
+
+    Of equal ones it is that which was proposed first. What gives the training another loss comes
+    before all that goes on with a wrong one.
+    """
+    right = [one for one in trials if one.own]
+    gains = {id(one): _gain(one) for one in right or trials}
+    best = max(gains.values(), default=0.0)
+    close = [one for one in right or trials if gains[id(one)] >= best - CLOSE * abs(best)]
+    return min(close, key=lambda one: (one.size, one.place), default=None)
+
+
+def _gain(one: Trial) -> float:
+    """How far the loss falls: from the untouched end, or its start where the end is not finite."""
+    if math.isfinite(one.effect):
+        return -one.effect
+    return one.start - fmean(one.after) if math.isfinite(one.start) else -fmean(one.after)

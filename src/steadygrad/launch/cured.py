@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from steadygrad._cure import cured, joined, planned
+from steadygrad._cure import INTERRUPTED, cured, joined, planned
 from steadygrad._replay import is_disguised
-from steadygrad._search import Search
+from steadygrad._search import Plan, Search
 from steadygrad.core.finding import from_json
 from steadygrad.core.report import Report
 from steadygrad.core.trial import Arm, Cure, Outcome
@@ -100,33 +100,57 @@ def cure_script(
 
     `tell` is given what is known after each trial, `say` a sentence now and then.
     """
-    if not options.module:
-        script_at(options.target)
-    seeds = range(options.seeds)
-    try:
-        plan = planned(options.steps, seeds, options.budget, draws=options.random)
-    except ValueError as error:
-        raise CannotLook(str(error)) from None
+    plan = _plan(options)
     say(f"up to {options.budget} steps of training in all, {options.workers} trials at a time")
     since = time.perf_counter()
     with _executor(options) as executor:
         bench = Bench(options, executor, timeout=options.timeout)
         search = Search(bench.run, plan, tell)
-        first = bench.look() if not options.module else Result(Outcome())
-        search.untouched()
+        first = Result(Outcome())
+        try:
+            first = bench.look() if not options.module else first
+            search.untouched()
+        except KeyboardInterrupt:
+            if not search.known:
+                raise
+            search.said.append(INTERRUPTED)
+            return replace(_diagnosed(bench, first), cure=search.cure())
         _check_untouched(search, options)
-        bare = [bench.results[arm] for arm in search.known]
-        found = [from_json(one) for result in (first, bare[0]) for one in result.findings]
-        every = [one for one in found if one is not None]
-        diagnosed = joined(options.target, every, (*first.clear, *bare[0].clear))
+        diagnosed = _diagnosed(bench, first)
         bench.where = tuple(where for one in diagnosed.findings for where in one.where)
-        slowest = max(one.outcome.seconds for one in bare)
+        slowest = max(one.seconds for one in search.known.values())
         bench.timeout = min(options.timeout, 60 + PATIENT * slowest)
         _say_what_varies(search)
         report = cured(search, diagnosed, since)
         if bench.written:
             search.said.append(_redirected(bench.written))
         return replace(report, cure=search.cure())
+
+
+def _plan(options: Options) -> Plan:
+    """How much is spent; raise CannotLook where there is nothing to begin with."""
+    if not options.module:
+        script_at(options.target)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise CannotLook(
+            "expected to be started once, as trials are of one process each, got "
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: start steadygrad cure without torchrun"
+        )
+    seeds = range(options.seeds)
+    try:
+        return planned(options.steps, seeds, options.budget, draws=options.random)
+    except ValueError as error:
+        raise CannotLook(str(error)) from None
+
+
+def _diagnosed(bench: Bench, first: Result) -> Report:
+    """What a check, and a watch of the first untouched training, have found."""
+    untouched = min(bench.results, key=lambda arm: arm.seed)
+    results = [first, bench.results[untouched]]
+    found = [from_json(one) for result in results for one in result.findings]
+    every = [one for one in found if one is not None]
+    clear = [one for result in results for one in result.clear]
+    return joined(bench.options.target, every, clear)
 
 
 def _check_untouched(search: Search, options: Options) -> None:

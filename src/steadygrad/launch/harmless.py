@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 WRITES = frozenset("wax+")
 FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "HF_HOME", "TORCH_HOME", "XDG_CACHE_HOME")
 COPIED = 1 << 26  # bytes of a file that is appended to: a larger one begins empty
 Function = Callable[..., Any]
 
@@ -27,15 +28,19 @@ Function = Callable[..., Any]
 class Scratch:
     """A directory that stands in for the rest of the disk; `written` are paths that it has taken.
 
-    Devices, and caches below ~/.cache, are the script's own to write to; temporary files are made
-    inside of it.
+    Devices, and the caches of libraries and of torch.compile, are the script's own to write to;
+    temporary files are made inside of it.
     """
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.written: set[str] = set()
-        free = (home, Path.home() / ".cache")
-        self._free = ("/dev/", "/proc/", *(f"{one.resolve()}{os.sep}" for one in free))
+        mine = Path.home()
+        compiled = os.path.realpath(tempfile.gettempdir()) + f"{os.sep}torchinductor_"
+        named = [os.environ[key] for key in CACHES if os.environ.get(key)]
+        free = [home, mine / ".cache", mine / ".triton", *map(Path, named)]
+        within = (f"{one.resolve()}{os.sep}" for one in free)
+        self._free = ("/dev/", "/proc/", compiled, *within)
 
     def twin(self, path: Any) -> str | None:
         """Where a path lies in the scratch directory; None for what may be written as it is."""

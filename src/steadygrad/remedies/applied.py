@@ -53,6 +53,11 @@ class Applied:
         return any(one.imitates for one in self._changes)
 
     @property
+    def own(self) -> bool:
+        """Whether the loss is another one than the unchanged training's."""
+        return any(one.own for one in self._changes)
+
+    @property
     def unit(self) -> float:
         """What losses are to be multiplied by, to be compared with the unchanged training's."""
         unit = 1.0

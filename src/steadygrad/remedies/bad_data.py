@@ -20,13 +20,13 @@ PATCH = """\
 REGRESSIONS = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
 
 
-@remedy("drop-bad-samples", "data", cures=("G001",), size=2)
+@remedy("drop-bad-samples", "data", cures=("G001", "G003"), size=2)
 def drop_bad_samples(scene: Scene) -> Change:
-    """Leave out samples whose inputs or targets are NaN or infinite.
+    """Leave out samples whose inputs or targets are NaN or infinite, or whose label is masked out.
 
-    In a trial such inputs become zero where the model is called, and such targets of a regression
-    become what is predicted, which has no gradient: next to leaving their samples out where these
-    are few.
+    In a trial such inputs become zero where the model is called, such targets of a regression
+    become what is predicted, which has no gradient, and a label whose score is minus infinity is
+    ignored: next to leaving their samples out where these are few.
 
     **When it fails.** Many samples are bad: what is left is no longer what was to be learned. -inf
     that is a mask becomes zero as well.
@@ -41,7 +41,8 @@ def drop_bad_samples(scene: Scene) -> Change:
         return changed
 
     scene.model.register_forward_pre_hook(finite, with_kwargs=True)
-    return Change(PATCH, functions={one: _of_finite(one) for one in REGRESSIONS}, imitates=True)
+    functions = {one: _of_finite(one) for one in REGRESSIONS} | {F.cross_entropy: _of_possible}
+    return Change(PATCH, functions=functions, imitates=True)
 
 
 def _of_finite(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,6 +54,16 @@ def _of_finite(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(input, target, *args, **more)
 
     return loss
+
+
+def _of_possible(
+    input: Tensor, target: Tensor, weight: Any = None, ignore_index: int = -100, **more: Any
+) -> Any:
+    """A cross-entropy, to which samples whose own score is minus infinity add nothing."""
+    if not target.is_floating_point() and input.dim() == target.dim() + 1:
+        scores = input.detach().gather(1, target.clamp_min(0).unsqueeze(1)).squeeze(1)
+        target = target.masked_fill(scores == -torch.inf, ignore_index)
+    return F.cross_entropy(input, target, weight, ignore_index=ignore_index, **more)
 
 
 def _zeroed(tensor: Tensor) -> Tensor:

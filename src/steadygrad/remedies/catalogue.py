@@ -28,8 +28,15 @@ from steadygrad.remedies.residual import add_residual, depth_scaled_residual, ze
 from steadygrad.remedies.safe import SAFE
 from steadygrad.remedies.scale import standardise, standardise_target
 from steadygrad.remedies.scores import cross_entropy, log_softmax, with_logits
+from steadygrad.remedies.straight import keep_the_graph, straight_through
 from steadygrad.remedies.substitute import adam, adamw, rmsprop, sgd_momentum
-from steadygrad.remedies.targets import class_axis, finite_class_weights, same_shape
+from steadygrad.remedies.targets import (
+    class_axis,
+    finite_class_weights,
+    log_probabilities,
+    same_shape,
+    unit_targets,
+)
 from steadygrad.remedies.wiring import (
     follow_requires_grad,
     rebuild_optimizer,
@@ -42,10 +49,14 @@ REMEDIES: tuple[Remedy, ...] = (
     rebuild_optimizer,
     register,
     follow_requires_grad,
+    keep_the_graph,
+    straight_through,
     standardise,
     standardise_target,
     same_shape,
     class_axis,
+    unit_targets,
+    log_probabilities,
     with_logits,
     cross_entropy,
     log_softmax,

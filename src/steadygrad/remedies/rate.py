@@ -94,8 +94,8 @@ FACTORS: tuple[Remedy, ...] = (
     _factor(0.1, LOWER, TOO_HIGH),
     _factor(0.01, LOWER, TOO_HIGH),
     _factor(0.3, LOWER, TOO_HIGH),
-    _factor(10.0, HIGHER, TOO_LOW),
     _factor(100.0, HIGHER, TOO_LOW),
+    _factor(10.0, HIGHER, TOO_LOW),
     _factor(3.0, HIGHER, TOO_LOW),
 )
 
@@ -165,7 +165,7 @@ def default_lr(scene: Scene) -> Change:
 # --- From the curvature --------------------------------------------------------------------------
 
 
-@remedy("sharpness-lr", "step", cures=("G401", "G402", "G403", "G412"), size=1)
+@remedy("sharpness-lr", "step", cures=("G401", "G402", "G405", "G403", "G412"), size=1)
 def sharpness_lr(scene: Scene) -> Change:
     """Set the learning rate to 0.8 of the largest at which SGD is stable, by the loss's curvature.
 

@@ -55,8 +55,9 @@ class Change:
 
     `patch` are the lines to paste once model and optimizer exist. `before` and `after` are called
     around every step. `functions` maps torch functions to those that are called instead. Losses are
-    to be multiplied by `unit` before they are compared with those of the unchanged training.
-    `imitates` says that the patch is not what was tried, which only comes to the same.
+    to be multiplied by `unit` before they are compared with those of the unchanged training; with
+    `own` they are of another kind, and only to be compared with where they began. `imitates` says
+    that the patch is not what was tried, which only comes to the same.
     """
 
     patch: str
@@ -64,6 +65,7 @@ class Change:
     after: AtStep | None = None
     functions: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
     unit: float = 1.0
+    own: bool = False
     imitates: bool = False
 
 

@@ -31,6 +31,9 @@ SOFTMAXES: tuple[Function, ...] = (
     torch.log_softmax,
     Tensor.log_softmax,
 )
+BINARY: tuple[Function, ...] = (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
+TOTAL = 0.05  # how far from one exponentials may sum to, in bfloat16
+TINY = 1e-12
 CLASSIFICATIONS: tuple[Function, ...] = (F.cross_entropy, F.nll_loss)
 
 
@@ -58,7 +61,8 @@ def same_shape(scene: Scene) -> Change:
 
     functions = {one: standing_in(one) for one in REGRESSIONS}
     _try(scene, functions, fits, "No difference in the loss broadcasts predictions and targets.")
-    return Change("y = y.reshape(prediction.shape)", functions=functions, imitates=True)
+    patch = "y = y.reshape(prediction.shape)"
+    return Change(patch, functions=functions, own=True, imitates=True)
 
 
 @remedy("class-axis", "data", cures=("G305",), size=1)
@@ -84,7 +88,74 @@ def class_axis(scene: Scene) -> Change:
 
     functions = {one: standing_in(one) for one in SOFTMAXES}
     _try(scene, functions, fits, "No softmax runs over the first axis.")
-    return Change("p = scores.softmax(dim=1)", functions=functions, imitates=True)
+    return Change("p = scores.softmax(dim=1)", functions=functions, own=True, imitates=True)
+
+
+@remedy("unit-targets", "data", cures=("G603",), size=1)
+def unit_targets(scene: Scene) -> Change:
+    """Divide the targets of a binary cross-entropy by their largest value: 0 and 255 to 0 and 1.
+
+    For a target beyond 1 the loss has no lower bound, and training follows it to minus infinity.
+
+    **When it fails.** The first batch lacks the largest value. Class numbers are no masks: they
+    need one channel each.
+
+    **Reference.** torch's documentation of BCEWithLogitsLoss: targets lie between 0 and 1;
+    pytorch#2623 (2017).
+    """
+    found: list[float] = []
+
+    def noting(function: Function) -> Function:
+        def called(input: Tensor, target: Tensor, *args: Any, **more: Any) -> Any:
+            if float(target.min()) >= 0 and float(target.max()) > 1:
+                found.append(float(target.max()))
+            return function(input, target, *args, **more)
+
+        return called
+
+    with Instead({one: noting(one) for one in BINARY}):
+        first_loss(scene)
+    if not found:
+        raise Unfit("No binary cross-entropy is given targets from zero to more than one.")
+    largest = max(found)
+
+    def standing_in(function: Function) -> Function:
+        def called(input: Tensor, target: Tensor, *args: Any, **more: Any) -> Any:
+            return function(input, target / largest, *args, **more)
+
+        return called
+
+    functions = {one: standing_in(one) for one in BINARY}
+    return Change(f"y = y / {largest:g}", functions=functions, own=True, imitates=True)
+
+
+@remedy("log-probabilities", "data", cures=("G603",), size=1)
+def log_probabilities(scene: Scene) -> Change:
+    """Give nll_loss the log-softmax of the scores, where it is given scores.
+
+    nll_loss picks the number at each label and takes it for a log-probability: of scores that is a
+    loss without a lower bound.
+
+    **When it fails.** A plain selection of scores is meant. Given are probabilities: then their log
+    is taken.
+
+    **Reference.** torch's documentation of NLLLoss and CrossEntropyLoss (Paszke 2019).
+    """
+    fits = _Counted()
+
+    def loss(input: Tensor, target: Tensor, *args: Any, **more: Any) -> Any:
+        axis = 1 if input.dim() > 1 else 0
+        total = input.detach().float().logsumexp(axis)
+        if bool((total.abs() > TOTAL).any()):
+            fits.found += 1
+            shares = bool((input >= 0).all() and ((input.sum(axis) - 1).abs() < TOTAL).all())
+            input = input.clamp_min(TINY).log() if shares else input.log_softmax(axis)
+        return F.nll_loss(input, target, *args, **more)
+
+    functions: Functions = {F.nll_loss: loss}
+    _try(scene, functions, fits, "No nll_loss is given anything but log-probabilities.")
+    patch = "loss = F.cross_entropy(scores, y)  # scores: before any softmax"
+    return Change(patch, functions=functions, own=True, imitates=True)
 
 
 @remedy("finite-class-weights", "data", cures=("G003", "G604"), size=1)
@@ -115,7 +186,7 @@ def finite_class_weights(scene: Scene) -> Change:
     functions = {one: standing_in(one) for one in CLASSIFICATIONS}
     _try(scene, functions, fits, "No classes are weighted by numbers that are not finite, or zero.")
     patch = "weight = torch.where(weight.isfinite() & weight.any(), weight, 1.0)"
-    return Change(patch, functions=functions, imitates=True)
+    return Change(patch, functions=functions, own=True, imitates=True)
 
 
 class _Counted:

@@ -94,9 +94,11 @@ def follow_requires_grad(scene: Scene) -> Change:
         for name, one in scene.model.named_parameters()
         if not one.requires_grad and one.is_floating_point()
     ]
-    chosen = [name for name in frozen if any(_at(name, place) for place in scene.where)] or frozen
+    chosen = [name for name in frozen if any(_at(name, place) for place in scene.where)]
+    if not scene.where:
+        chosen = frozen
     if not chosen:
-        raise Unfit("No parameter of this model is frozen.")
+        raise Unfit("No parameter of this model is frozen where the finding points.")
     patch = (
         f"for name in {listed(chosen)}:\n    model.get_parameter(name).requires_grad_(True)\n{ADD}"
     )
