@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -26,7 +26,7 @@ from steadygrad.core.environment import versions
 from steadygrad.core.finding import Finding, as_json, from_json
 from steadygrad.core.record import Record
 from steadygrad.core.report import Blind, Report, diagnose
-from steadygrad.core.steps import METRICS, Row, record_of_rows
+from steadygrad.core.steps import METRICS, Row, is_sampled, record_of_rows
 from steadygrad.core.store import Writer, create
 from steadygrad.core.stored import Stored, record_of
 from steadygrad.detectors import DETECTORS, WATCHING
@@ -34,6 +34,8 @@ from steadygrad.guards.refusals import unwrapped as unwrapped_optimizer
 from steadygrad.replay.captured import Captured
 from steadygrad.replay.incident import incident_of
 from steadygrad.replay.owners import Named, modules_in, variables
+from steadygrad.sinks.feed import Feed
+from steadygrad.sinks.sink import Sink
 from steadygrad.taps.compiled import has_compiled, is_compiled
 from steadygrad.taps.facts import facts_of
 from steadygrad.taps.listener import listening
@@ -54,6 +56,7 @@ def watch(
     run: str | Path | None = None,
     overhead: float = 0.01,
     name: str = "",
+    to: Sink | Sequence[Sink] = (),
 ) -> Watch:
     """Watch a training from here on; the loop stays as it is, and so do its numbers, bit by bit.
 
@@ -63,6 +66,7 @@ def watch(
         run: The directory to write to, which `steadygrad top` tails; None keeps it in memory.
         overhead: Share of the time that samples of weights and activations may take.
         name: What reports call the run.
+        to: Where to show the run while it goes on: `steadygrad.sinks.wandb.Wandb()` and its like.
 
     Raises:
         TypeError: for what is no model or no optimizer.
@@ -72,8 +76,15 @@ def watch(
     optimizers = _all_of("optimizer", unwrapped_optimizer(optimizer), Optimizer)
     if not 0 < overhead <= 1:
         raise ValueError(f"watch(overhead=) expected a share of the time, 0 to 1, got {overhead}")
-    plan = Plan(run, overhead, name, writes=run is not None)
+    sinks = tuple(to) if isinstance(to, Sequence) else (to,)
+    first = is_first_rank()
+    plan = Plan(run, overhead, name, writes=first and run is not None, to=sinks if first else ())
     return Watch(models, optimizers, plan)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one of a training that writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,7 @@ class Plan:
     variables: Mapping[str, Any] = field(default_factory=dict)
     writes: bool = False
     command: Sequence[str] = ()
+    to: Sequence[Sink] = ()
 
 
 def report_of(run: Stored) -> Report:
@@ -127,6 +139,7 @@ class Watch:
         )
         if self._writer is not None:
             self._writer.meta({"versions": versions()})
+        self._feeds = [Feed(one, plan.name, self._say) for one in plan.to]
         self._known = -1  # sites that the writer has been told of
         self._told = 0.0  # when, in seconds
         self._causes = Causes(self._say)
@@ -149,6 +162,11 @@ class Watch:
     def path(self) -> Path | None:
         """The directory that the run is written to."""
         return None if self._writer is None else self._writer.path
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is over."""
+        return self._closed
 
     @property
     def record(self) -> Record:
@@ -193,6 +211,9 @@ class Watch:
         if self._writer is not None:
             self._tell(self._writer)
             self._writer.close()
+        last = cache(lambda: self.report().findings)
+        for feed in self._feeds:
+            feed.close(last)
 
     def abandon(self) -> None:
         """Leave torch as it was found, and everything else to the process that began it."""
@@ -225,6 +246,9 @@ class Watch:
             if late or len(self._watcher.catalogue.sites) != self._known:
                 self._tell(self._writer)
             self._writer.add(row)
+        if is_sampled(row) or row.step in self._jumps:
+            for feed in self._feeds:
+                feed.row(row, tuple(self._watcher.catalogue.sites))
 
     def _tell(self, writer: Writer) -> None:
         """Write down what is known of the run besides its steps."""
@@ -273,7 +297,11 @@ class Watch:
         about.filters = about.filters or filters_nan(visible)
         with self._muted():
             cause = self._causes.of(trouble, self._kept(), visible)
-        if cause is not None and self._writer is not None:
+        if cause is None:
+            return
+        for feed in self._feeds:
+            feed.findings(cause.findings)
+        if self._writer is not None:
             self._write_down(self._writer, trouble, cause)
 
     def _kept(self) -> Kept:

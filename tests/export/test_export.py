@@ -17,7 +17,8 @@ from steadygrad.core.stored import Stored, read
 from steadygrad.export.columns import columns
 from steadygrad.export.csv import csv
 from steadygrad.export.parquet import parquet
-from steadygrad.export.tensorboard import crc32c, tensorboard
+from steadygrad.export.tensorboard import tensorboard
+from steadygrad.export.tfevents import crc32c
 
 SITES = [Site("AdamW", "step"), Site('fc."0,\n', "weight"), Site("fc.bias", "weight")]
 

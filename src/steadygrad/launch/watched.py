@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from steadygrad._watch import Plan, Watch
+from steadygrad._watch import Plan, Watch, is_first_rank
 from steadygrad.core.report import Report
 from steadygrad.launch.training import ended, leave, module, script, show_error
 
@@ -33,7 +32,7 @@ def run(options: Options, write: Write, failed: Callable[[Report], bool]) -> int
     """
     start = module if options.module else script
     program, variables = start(options.target, options.arguments)
-    first = os.environ.get("RANK", "0") == "0"
+    first = is_first_rank()
     name = options.target if options.module else Path(options.target).stem
     plan = Plan(
         options.directory,
