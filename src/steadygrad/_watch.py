@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -72,14 +72,18 @@ def watch(
         TypeError: for what is no model or no optimizer.
         ValueError: for an overhead that is not between 0 and 1.
     """
-    models = _all_of("model", model, nn.Module)
-    optimizers = _all_of("optimizer", unwrapped_optimizer(optimizer), Optimizer)
+    models = _all_of("model", _many(model), nn.Module)
+    optimizers = _all_of("optimizer", map(unwrapped_optimizer, _many(optimizer)), Optimizer)
     if not 0 < overhead <= 1:
         raise ValueError(f"watch(overhead=) expected a share of the time, 0 to 1, got {overhead}")
-    sinks = tuple(to) if isinstance(to, Sequence) else (to,)
     first = is_first_rank()
-    plan = Plan(run, overhead, name, writes=first and run is not None, to=sinks if first else ())
+    sinks = _sinks(to) if first else ()
+    plan = Plan(run, overhead, name, writes=first and run is not None, to=sinks)
     return Watch(models, optimizers, plan)
+
+
+def _sinks(to: Sink | Sequence[Sink]) -> Sequence[Sink]:
+    return to if isinstance(to, Sequence) else (to,)
 
 
 def is_first_rank() -> bool:
@@ -395,10 +399,15 @@ def _warned(sentence: str) -> None:
     warnings.warn(f"steadygrad: {sentence}", RuntimeWarning, stacklevel=2)
 
 
-def _all_of(what: str, given: object, kind: type) -> tuple[Any, ...]:
-    """What was given, as a tuple; raises TypeError for what is something else."""
+def _many(given: object) -> tuple[object, ...]:
+    """What was given, one, several, or None, as several."""
     some = () if given is None else given
-    many = tuple(some) if isinstance(some, (list, tuple)) else (some,)
+    return tuple(some) if isinstance(some, (list, tuple)) else (some,)
+
+
+def _all_of(what: str, given: Iterable[object], kind: type) -> tuple[Any, ...]:
+    """What was given; raises TypeError for what is something else."""
+    many = tuple(given)
     wrong = next((one for one in many if not isinstance(one, kind)), None)
     if wrong is not None:
         raise TypeError(

@@ -14,8 +14,7 @@ try:
     from transformers import TrainerCallback
 except ImportError:
     raise ImportError(
-        "expected transformers, whose Trainer this watches, got none: "
-        "pip install 'steadygrad[hf]'"
+        "expected transformers, whose Trainer this watches, got none: pip install 'steadygrad[hf]'"
     ) from None
 
 

@@ -1,0 +1,278 @@
+"""A training inside of a host reads as a plain loop does: one mechanism, whoever starts it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import steadygrad as sg
+from steadygrad.core.record import Record
+from steadygrad.core.report import Report
+
+STEPS, SIZE, RATE, LIMIT = 12, 4, 1e-2, 0.5
+Inputs = tuple[Tensor, Tensor]
+
+
+class Net(nn.Module):
+    """A classifier that computes its own loss, as models of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.body(x)
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+def data(broken: int = -1) -> list[dict[str, Tensor]]:
+    """Samples in order; those of a broken step are NaN."""
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(STEPS * SIZE, 8, generator=draw)
+    labels = x[:, :3].argmax(1)
+    if broken >= 0:
+        x[broken * SIZE] = float("nan")
+    return [{"x": one, "labels": label} for one, label in zip(x, labels, strict=True)]
+
+
+def batches(broken: int = -1) -> DataLoader[dict[str, Tensor]]:
+    return DataLoader(data(broken), SIZE)
+
+
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+def plain() -> Record:
+    """What a hand-written loop reads."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), RATE)
+    with sg.watch(model, optimizer) as watch:
+        for batch in batches():
+            optimizer.zero_grad()
+            model(**batch)["loss"].backward()
+            nn.utils.clip_grad_norm_(model.parameters(), LIMIT)
+            optimizer.step()
+    return watch.record
+
+
+def by_accelerate() -> Record:
+    """What is read under an Accelerator, which needs no callback."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), RATE)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, batches())
+    with sg.watch(model, optimizer) as watch:
+        for batch in loader:
+            optimizer.zero_grad()
+            accelerator.backward(model(**batch)["loss"])
+            accelerator.clip_grad_norm_(model.parameters(), LIMIT)
+            optimizer.step()
+    return watch.record
+
+
+def trainer_of_transformers(callback: Any, path: Path, broken: int = -1, **more: Any) -> Any:
+    import transformers as hf
+
+    class InOrder(hf.Trainer):
+        def _get_train_sampler(self, *_: object) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    model = net()
+    arguments = hf.TrainingArguments(
+        str(path),
+        num_train_epochs=1,
+        per_device_train_batch_size=SIZE,
+        max_grad_norm=LIMIT,
+        report_to=[],
+        use_cpu=True,
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=1,
+    )
+    given = torch.optim.SGD(model.parameters(), RATE)
+    rates = torch.optim.lr_scheduler.ConstantLR(given, 1.0)
+    return InOrder(
+        model=model,
+        args=arguments,
+        train_dataset=data(broken),
+        optimizers=(given, rates),
+        callbacks=[callback],
+        **more,
+    )
+
+
+def by_transformers(path: Path, reports: list[Report]) -> Record:
+    from steadygrad.integrations.hf import SteadygradCallback
+
+    callback = SteadygradCallback(show=reports.append)
+    trainer_of_transformers(callback, path).train()
+    return callback.watch.record
+
+
+class Lit:
+    """Makes a module of Lightning around the network."""
+
+    @staticmethod
+    def module() -> Any:
+        import pytorch_lightning as pl
+
+        class Module(pl.LightningModule):
+            def __init__(self) -> None:
+                super().__init__()
+                self.body = net().body
+
+            def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+                return F.cross_entropy(self.body(batch["x"]), batch["labels"])
+
+            def configure_optimizers(self) -> Any:
+                return torch.optim.SGD(self.parameters(), RATE)
+
+        return Module()
+
+
+def by_lightning(path: Path, reports: list[Report]) -> Record:
+    from steadygrad.integrations.lightning import SteadygradCallback
+
+    callback = SteadygradCallback(show=reports.append)
+    trainer_of_lightning(callback).fit(Lit.module(), batches())
+    return callback.watch.record
+
+
+def trainer_of_lightning(callback: Any) -> Any:
+    import pytorch_lightning as pl
+
+    return pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        gradient_clip_val=LIMIT,
+        callbacks=[callback],
+    )
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the hosts' own
+        yield
+
+
+def same(read: Record) -> None:
+    """Assert that a record holds what the plain loop reads, number for number."""
+    expected = plain()
+    assert [site.name for site in read.sites] == [site.name for site in expected.sites]
+    assert read.steps.tolist() == expected.steps.tolist()
+    assert read.metrics == expected.metrics
+    np.testing.assert_allclose(read.values, expected.values, rtol=1e-6)
+
+
+def test_accelerate_reads_as_the_plain_loop() -> None:
+    same(by_accelerate())
+
+
+@pytest.mark.parametrize("host", [by_transformers, by_lightning])
+def test_a_callback_reads_as_the_plain_loop(
+    host: Callable[[Path, list[Report]], Record], tmp_path: Path
+) -> None:
+    reports: list[Report] = []
+    same(host(tmp_path, reports))
+    assert len(reports) == 1
+    assert len(reports[0].record.steps) == STEPS
+
+
+def test_a_nan_that_the_trainer_hides_is_read_raw(tmp_path: Path) -> None:
+    from steadygrad.integrations.hf import SteadygradCallback
+
+    reports: list[Report] = []
+    callback = SteadygradCallback(show=reports.append)
+    trainer = trainer_of_transformers(callback, tmp_path, broken=4)
+    trainer.train()
+
+    losses = callback.watch.record.series("loss", "step")[:, 0]
+    assert np.isinf(losses[4])
+    logged = [one["loss"] for one in trainer.state.log_history if "loss" in one]
+    assert np.isfinite(logged).all()
+    codes = [one.code for one in reports[0].findings]
+    assert codes[0] == "G001"
+    assert "G503" in codes
+
+
+def test_an_exception_in_lightning_ends_the_watch(capsys: pytest.CaptureFixture[str]) -> None:
+    from steadygrad.integrations.lightning import SteadygradCallback
+
+    class Breaks(SteadygradCallback):
+        def on_train_batch_start(self, _trainer: Any, _module: Any, _batch: Any, n: int) -> None:
+            if n == 5:
+                raise RuntimeError("the disk is full")
+
+    callback = Breaks()
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        trainer_of_lightning(callback).fit(Lit.module(), batches())
+
+    assert callback.watch.is_closed
+    assert callback.watch.ended == "RuntimeError: the disk is full"
+    shown = capsys.readouterr().err
+    assert "5 steps" in shown
+
+
+DIES = """
+import torch
+from steadygrad.integrations.hosted import Hosted
+
+model = torch.nn.Linear(4, 2)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+Hosted().begin(model, [optimizer])
+for step in range(10):
+    optimizer.zero_grad()
+    model(torch.randn(8, 4)).square().mean().backward()
+    optimizer.step()
+    if step == 4:
+        raise RuntimeError("the disk is full")
+"""
+
+
+def test_a_training_that_nobody_tells_the_end_of_is_reported_at_exit() -> None:
+    """The Trainer of transformers tells its callbacks of no exception."""
+    done = subprocess.run([sys.executable, "-c", DIES], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    traceback, _, report = done.stderr.partition("RuntimeError: the disk is full\n")
+    assert "Traceback" in traceback
+    assert "5 steps" in report
+    assert "the disk is full" in report
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "extra"),
+    [
+        ("integrations.hf", "transformers", "hf"),
+        ("integrations.lightning", "pytorch_lightning", "lightning"),
+        ("sinks.wandb", "wandb", "wandb"),
+        ("sinks.mlflow", "mlflow", "mlflow"),
+        ("sinks.trackio", "trackio", "trackio"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    module: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"steadygrad.{module}", raising=False)
+    with pytest.raises(ImportError, match=rf"got none: pip install 'steadygrad\[{extra}\]'$"):
+        __import__(f"steadygrad.{module}")
