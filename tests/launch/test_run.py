@@ -316,6 +316,30 @@ def test_two_runs_never_share_a_directory(tmp_path: Path) -> None:
     assert len(read(tmp_path / "mine-2").rows) == 1
 
 
+def test_a_run_is_shown_in_tensorboard_too(tmp_path: Path) -> None:
+    _script(tmp_path, "[step() for _ in range(4)]")
+    ours = _run(tmp_path, "--to", "tensorboard", "train.py")
+    assert ours.returncode == 0
+    (events,) = tmp_path.glob("tb/*/events.out.tfevents.*")
+    assert b"grad/0.weight" in events.read_bytes()
+
+
+def test_a_sink_without_its_package_is_said_in_one_sentence(tmp_path: Path) -> None:
+    source = """
+        import sys
+        sys.modules["wandb"] = None
+        sys.argv = ["steadygrad", "run", "--to", "wandb", "train.py"]
+        from steadygrad.cli import main
+        main()
+    """
+    ours = _python(tmp_path, "-c", dedent(source))
+    assert ours.returncode == 2
+    assert ours.stderr == (
+        "steadygrad: expected wandb, which writes to Weights & Biases, got none: "
+        "pip install 'steadygrad[wandb]'\n"
+    )
+
+
 def test_what_is_no_script_is_said_in_one_sentence(tmp_path: Path) -> None:
     ours = _run(tmp_path, "missing.py")
 

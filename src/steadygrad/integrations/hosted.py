@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -42,14 +43,13 @@ class Hosted:
         show: Callable[[Report], object] = show,
     ) -> None:
         """Plan a watch as `sg.watch` does; `show` is given the report when the training ends."""
-        self._run, self._overhead, self._to, self._show = run, overhead, to, show
+        self._watch, self._show = partial(watch, run=run, overhead=overhead, to=to), show
         self.watch: Watch | None = None
 
     def begin(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Start to watch."""
         self.end()
-        given = {"run": self._run, "overhead": self._overhead, "to": self._to}
-        self.watch = watch(model, optimizers, name=type(model).__name__, **given)
+        self.watch = self._watch(model, optimizers, name=type(model).__name__)
         atexit.register(self._exit)
 
     def end(self, error: BaseException | None = None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from steadygrad._watch import Plan, Watch, is_first_rank
 from steadygrad.core.report import Report
 from steadygrad.launch.training import ended, leave, module, script, show_error
+from steadygrad.sinks.sink import Sink
 
 Write = Callable[[Report, Path | None], None]
 
@@ -23,6 +24,7 @@ class Options:
     module: bool = False
     directory: Path | None = None
     overhead: float = 0.01
+    to: tuple[Sink, ...] = ()
 
 
 def run(options: Options, write: Write, failed: Callable[[Report], bool]) -> int:
@@ -42,6 +44,7 @@ def run(options: Options, write: Write, failed: Callable[[Report], bool]) -> int
         variables,
         writes=first,
         command=(options.target, *options.arguments),
+        to=options.to if first else (),
     )
     watch = Watch((), (), plan)
     ending = ended(program)

@@ -16,7 +16,7 @@ except ImportError:
         "pip install 'steadygrad[wandb]'"
     ) from None
 
-LEVELS = {Severity.risk: wandb.AlertLevel.WARN, Severity.broken: wandb.AlertLevel.ERROR}
+LEVELS = {Severity.risk: "WARN", Severity.broken: "ERROR"}
 
 
 class Wandb:
