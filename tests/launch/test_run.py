@@ -332,7 +332,7 @@ def test_a_sink_without_its_package_is_said_in_one_sentence(tmp_path: Path) -> N
         from steadygrad.cli import main
         main()
     """
-    ours = _python(tmp_path, "-c", dedent(source))
+    ours = _python(tmp_path, "-c", textwrap.dedent(source))
     assert ours.returncode == 2
     assert ours.stderr == (
         "steadygrad: expected wandb, which writes to Weights & Biases, got none: "
