@@ -276,3 +276,46 @@ def test_a_missing_package_is_named_with_its_extra(
     monkeypatch.delitem(sys.modules, f"steadygrad.{module}", raising=False)
     with pytest.raises(ImportError, match=rf"got none: pip install 'steadygrad\[{extra}\]'$"):
         __import__(f"steadygrad.{module}")
+
+
+def test_a_trainer_of_trl(tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl", reason="trl is not installed: pip install trl")
+    import transformers as hf
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+    from tokenizers import Tokenizer, models
+
+    from steadygrad.integrations.hf import SteadygradCallback
+
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, "<pad>"))
+    tokenizer = hf.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>"
+    )
+    shape = {"n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 50, "n_positions": 8}
+    torch.manual_seed(0)
+    rows = torch.randint(2, 50, (16, 8)).tolist()
+    callback = SteadygradCallback(show=lambda report: None)
+    trainer = trl.SFTTrainer(
+        hf.GPT2LMHeadModel(hf.GPT2Config(**shape, bos_token_id=1, eos_token_id=1)),
+        trl.SFTConfig(
+            str(tmp_path),
+            max_steps=4,
+            per_device_train_batch_size=2,
+            report_to=[],
+            use_cpu=True,
+            bf16=False,
+            save_strategy="no",
+            logging_steps=1,
+            max_grad_norm=0.5,
+            disable_tqdm=True,
+            dataset_kwargs={"skip_prepare_dataset": True},
+        ),
+        train_dataset=Dataset(InMemoryTable.from_pydict({"input_ids": rows}), fingerprint="rows"),
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+    trainer.train()
+    record = callback.watch.record
+    logged = [one["grad_norm"] for one in trainer.state.log_history if "grad_norm" in one]
+    np.testing.assert_allclose(record.series("norm", "step")[:, 0], logged, rtol=1e-3)
+    assert "transformer.h.0.attn.c_attn.weight" in {site.name for site in record.sites}
