@@ -115,7 +115,8 @@ def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         rows = {}
         for one in SQLiteStorage.get_logs("ours", "contract"):
-            rows[one.pop("step")] = {k: v for k, v in one.items() if k != "timestamp"}
+            named = {k: v for k, v in one.items() if k not in ("step", "timestamp")}
+            rows[one["step"]] = named
         alerts = SQLiteStorage.get_alerts("ours")
         return Shown(rows, {one["title"]: one["text"] for one in alerts})
 
