@@ -54,6 +54,12 @@ def test_places_of_one_name_are_numbered(run: Stored) -> None:
     assert list(found) == ["loss/AdamW", "loss/AdamW 2"]
 
 
+def test_the_outermost_module_has_a_name_too(run: Stored) -> None:
+    sites = (Site("", "output"), Site("model", "output"))
+    rows = (Row(0, 0.0, {"rms": np.float32([1, 2])}),)
+    assert list(columns(Stored(run.path, {}, sites, rows, ()))) == ["rms/model", "rms/model 2"]
+
+
 def test_csv_is_read_back_by_the_standard_library(run: Stored, tmp_path: Path) -> None:
     csv(run, tmp_path / "run.csv")
     with (tmp_path / "run.csv").open(newline="") as file:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 import steadygrad as sg
 from steadygrad.core.record import Record
 from steadygrad.core.report import Report
+from tests.sinks.wandb_log import records
 
 STEPS, SIZE, RATE, LIMIT = 12, 4, 1e-2, 0.5
 Inputs = tuple[Tensor, Tensor]
@@ -236,10 +237,11 @@ def test_an_exception_in_lightning_ends_the_watch(capsys: pytest.CaptureFixture[
 DIES = """
 import torch
 from steadygrad.integrations.hosted import Hosted
+from steadygrad.sinks.wandb import Wandb
 
 model = torch.nn.Linear(4, 2)
 optimizer = torch.optim.SGD(model.parameters(), 0.1)
-Hosted().begin(model, [optimizer])
+Hosted(to=Wandb(mode="offline")).begin(model, [optimizer])
 for step in range(10):
     optimizer.zero_grad()
     model(torch.randn(8, 4)).square().mean().backward()
@@ -249,14 +251,20 @@ for step in range(10):
 """
 
 
-def test_a_training_that_nobody_tells_the_end_of_is_reported_at_exit() -> None:
-    """The Trainer of transformers tells its callbacks of no exception."""
-    done = subprocess.run([sys.executable, "-c", DIES], capture_output=True, text=True, check=False)
+def test_a_training_that_nobody_tells_the_end_of_is_reported_at_exit(tmp_path: Path) -> None:
+    """The Trainer of transformers tells its callbacks of no exception; nor is W&B shut down yet."""
+    pytest.importorskip("wandb", reason="pip install 'steadygrad[wandb]'")
+    done = subprocess.run(
+        [sys.executable, "-c", DIES], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     traceback, _, report = done.stderr.partition("RuntimeError: the disk is full\n")
     assert "Traceback" in traceback
     assert "5 steps" in report
     assert "the disk is full" in report
+    (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    steps = [one.history.step.num for one in records(log) if one.HasField("history")]
+    assert steps == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(

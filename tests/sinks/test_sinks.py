@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from steadygrad.testing import Shown, check_sink
+from tests.sinks.wandb_log import records
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of the trackers' own imports
 
@@ -46,7 +44,7 @@ def test_wandb(tmp_path: Path) -> None:
     def read_back() -> Shown:
         rows, found = {}, {}
         (path,) = tmp_path.glob("ours/wandb/offline-run-*/*.wandb")
-        for record in records_of_wandb(path):
+        for record in records(path):
             if record.HasField("history"):
                 pairs = {".".join(i.nested_key) or i.key: i.value_json for i in record.history.item}
                 step = record.history.step.num
@@ -60,24 +58,6 @@ def test_wandb(tmp_path: Path) -> None:
     assert wandb.run is yours
     assert yours.step == 1
     yours.finish()
-
-
-def records_of_wandb(path: Path) -> Iterator[Any]:
-    """Read a transaction log: blocks of 32 KB, of records that may be cut into parts."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, at, parts = path.read_bytes(), 7, b""
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        if left < 7:
-            at += left
-            continue
-        size, kind = struct.unpack_from("<HB", data, at + 4)
-        parts += data[at + 7 : at + 7 + size]
-        at += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            yield Record.FromString(parts)
-            parts = b""
 
 
 def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

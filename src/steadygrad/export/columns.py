@@ -13,6 +13,7 @@ from steadygrad.core.steps import METRICS, Array, Row
 from steadygrad.core.stored import Stored
 
 Columns = dict[str, Array]
+ROOT = "model"  # what the outermost module is called, whose qualified name is empty
 
 
 def columns(run: Stored) -> Columns:
@@ -57,7 +58,7 @@ def _table(rows: Sequence[Row], metric: str, width: int) -> NDArray[np.float32]:
 def _names(sites: Sequence[Site], metric: str) -> list[str]:
     """Return the names of a metric's columns, numbered where two sites have the same name."""
     role = METRICS[metric]
-    names = [*_numbered(site.name for site in sites if site.role == role)]
+    names = [*_numbered(site.name or ROOT for site in sites if site.role == role)]
     alone = role == "step" and len(names) == 1
     return [metric] if alone else [f"{metric}/{name}" for name in names]
 

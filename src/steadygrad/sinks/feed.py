@@ -16,7 +16,7 @@ from steadygrad.export.columns import numbers
 from steadygrad.sinks.sink import Sink
 
 MOST_WAITING = 1000  # rows that wait for a sink that hangs; what comes then is dropped
-PATIENCE = 30.0  # seconds that `close` waits for a sink: chosen by us, an upload may take some
+PATIENCE = 30.0  # seconds that a watch waits for a sink to open, and to close: chosen by us
 
 Job = Callable[[], object]
 
@@ -24,7 +24,8 @@ Job = Callable[[], object]
 class Feed:
     """Gives a sink what a watch reads and finds; what the sink raises is said once.
 
-    A forked child gives nothing. The end of the interpreter closes the sink.
+    A forked child gives nothing. The end of the interpreter closes the sink, before its own package
+    is shut down: what is registered last ends first, so that a feed begins when its sink is open.
     """
 
     def __init__(self, sink: Sink, name: str, say: Callable[[str], None]) -> None:
@@ -32,11 +33,13 @@ class Feed:
         self._told = self._closed = False
         self._shown: set[tuple[str, tuple[str, ...]]] = set()  # code and place of findings
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._ready = threading.Event()
         self._process = os.getpid()
         self._thread = threading.Thread(
             target=self._run, args=(name,), name="steadygrad-sink", daemon=True
         )
         self._thread.start()
+        self._ready.wait(PATIENCE)
         atexit.register(self.close)
 
     def row(self, row: Row, sites: Sequence[Site]) -> None:
@@ -69,8 +72,9 @@ class Feed:
             self._jobs.put(job)
 
     def _run(self, name: str) -> None:
-        if not self._does(partial(self._sink.open, name)):
-            self._closed = True
+        self._closed = not self._does(partial(self._sink.open, name))
+        self._ready.set()
+        if self._closed:
             return
         while (job := self._jobs.get()) is not None:
             self._does(job)
