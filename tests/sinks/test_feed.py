@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -110,6 +111,18 @@ def test_a_sink_that_hangs_is_left_behind() -> None:
     assert said == [
         "expected to show the run in Hangs, got no end of it in 0.01 s: training goes on"
     ]
+
+
+def test_what_a_sink_draws_to_open_is_put_back() -> None:
+    class Draws(Kept):
+        def open(self, name: str) -> None:
+            random.random()
+            super().open(name)
+
+    kept, before = Draws(), random.getstate()
+    Feed(kept, "", pytest.fail).close()
+    assert kept.told("open")
+    assert random.getstate() == before
 
 
 def test_a_finding_is_shown_once_and_a_note_never() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import random
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,13 +39,16 @@ class Feed:
         self._thread = threading.Thread(
             target=self._run, args=(name,), name="steadygrad-sink", daemon=True
         )
+        drawn = random.getstate()
         self._thread.start()
         self._ready.wait(PATIENCE)
+        random.setstate(drawn)  # MLflow draws the name of a run from what are the user's numbers
         atexit.register(self.close)
 
     def row(self, row: Row, sites: Sequence[Site]) -> None:
         """Show a step soon; its arrays are not copied."""
-        self._put(lambda: self._sink.row(row.step, numbers(row, sites)))
+        if self._jobs.qsize() < MOST_WAITING:
+            self._put(lambda: self._sink.row(row.step, numbers(row, sites)))
 
     def findings(self, found: Sequence[Finding]) -> None:
         """Show what was found, each once, unless it asks for nothing."""
@@ -67,8 +71,7 @@ class Feed:
     # --- The thread ------------------------------------------------------------------------------
 
     def _put(self, job: Job) -> None:
-        here = os.getpid() == self._process and not self._closed
-        if here and self._jobs.qsize() < MOST_WAITING:
+        if os.getpid() == self._process and not self._closed:
             self._jobs.put(job)
 
     def _run(self, name: str) -> None:

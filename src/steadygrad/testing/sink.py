@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -34,10 +35,12 @@ def check_sink(sink: Sink, read_back: Callable[[], Shown]) -> None:
 
     A training of twelve steps, one of them on a NaN, is watched and shown. What is read back is
     what the watch has read, in the sampled steps and the broken one, infinities among it; each
-    finding above a note is there, in its own words.
+    finding above a note is there, in its own words; no random number of Python's was drawn.
     """
     said: list[str] = []
+    before = random.getstate()
     watch = trained(sink, said.append)
+    assert random.getstate() == before, "it drew from Python's random numbers, which are the user's"
     ours = [one for one in said if type(sink).__name__ in one]
     assert not ours, f"it failed: {ours}"
     shown = read_back()
