@@ -17,7 +17,7 @@ from bench.watch import SECONDS, Worker, answer, cell, in_turn, ratio, trainer
 from steadygrad.sinks.catalogue import SINKS
 
 PAIRS = 12
-NAMES = ("MLP 20 x 256",)
+NAMES = ("GPT 6 x 256", "MLP 20 x 256")
 ARMS = ("again", "watch", *SINKS)
 
 
