@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 import steadygrad as sg
 from steadygrad.core.record import Record
 from steadygrad.core.report import Report
+from steadygrad.integrations.hosted import Hosted
 from tests.sinks.wandb_log import records
 
 STEPS, SIZE, RATE, LIMIT = 12, 4, 1e-2, 0.5
@@ -232,6 +233,21 @@ def test_an_exception_in_lightning_ends_the_watch(capsys: pytest.CaptureFixture[
     assert callback.watch.ended == "RuntimeError: the disk is full"
     shown = capsys.readouterr().err
     assert "5 steps" in shown
+
+
+def test_a_fault_of_ours_does_not_end_a_training(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_: sg.Watch) -> Report:
+        raise ValueError("an axis")
+
+    monkeypatch.setattr(sg.Watch, "report", broken)
+    hosted = Hosted(show=pytest.fail)
+    hosted.begin(nn.Linear(2, 2), [])
+    hosted.end()
+    assert capsys.readouterr().err == (
+        "steadygrad: no report, by a fault of ours: ValueError: an axis\n"
+    )
 
 
 DIES = """

@@ -58,12 +58,22 @@ class Hosted:
             return
         atexit.unregister(self._exit)
         self.watch.__exit__(None if error is None else type(error), error, None)
-        if is_first_rank():
-            self._show(self.watch.report())
+        report = _report(self.watch) if is_first_rank() else None
+        if report is not None:
+            self._show(report)
 
     def _exit(self) -> None:
         """End with the interpreter, after an exception that nobody has told of."""
         self.end(getattr(sys, "last_value", None))
+
+
+def _report(watch: Watch) -> Report | None:
+    try:
+        return watch.report()
+    except Exception as error:  # a fault of ours must not change how the training ends
+        why = f"no report, by a fault of ours: {type(error).__name__}: {error}"
+        sys.stderr.write(f"steadygrad: {why}\n")
+        return None
 
 
 def _width() -> int:
