@@ -18,6 +18,7 @@ NAMES = (
     "distributed",
     "toy",
     "watch",
+    "sinks",
     "cause",
     "cure",
     "numerics",

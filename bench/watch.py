@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from torch import Tensor, nn
@@ -121,16 +122,22 @@ def trainer(name: str) -> tuple[nn.Module, torch.optim.Optimizer, Step]:
 
 
 def serve(name: str, arm: str) -> None:
-    """Run as many steps as standard input asks for, and answer with their CPU time."""
+    """Train as an arm does, when asked to."""
     torch.set_num_threads(1)
     model, optimizer, step = trainer(name)
-    with _watched(arm, model, optimizer), contextlib.suppress(EOFError):
+    with _watched(arm, model, optimizer):
+        answer(step, sys.stdout)
+
+
+def answer(step: Step, out: TextIO) -> None:
+    """Run as many steps as standard input asks for, and answer with their CPU time, to its end."""
+    with contextlib.suppress(EOFError):
         while True:
             count = int(input())
             begin = time.process_time()
             for _ in range(count):
                 step()
-            print(time.process_time() - begin, flush=True)
+            print(time.process_time() - begin, file=out, flush=True)
 
 
 @contextlib.contextmanager
@@ -149,8 +156,8 @@ def _watched(arm: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> It
 class Worker:
     """A process that trains when it is asked to."""
 
-    def __init__(self, name: str, arm: str) -> None:
-        command = [sys.executable, "-m", "bench.watch", name, arm]
+    def __init__(self, name: str, arm: str, module: str = "bench.watch") -> None:
+        command = [sys.executable, "-m", module, name, arm]
         pipe = subprocess.PIPE
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
@@ -172,10 +179,15 @@ class Worker:
 
 
 def measured(name: str, pairs: int) -> dict[str, list[float]]:
-    """CPU seconds of slots of each arm, interleaved in random order; `again` is `clip` twice."""
-    workers = {arm: Worker(name, "clip" if arm == "again" else arm) for arm in ("again", *ARMS)}
+    """CPU seconds of slots of each arm; `again` is `clip` twice."""
+    arms = ("again", *ARMS)
+    return in_turn({arm: Worker(name, "clip" if arm == "again" else arm) for arm in arms}, pairs)
+
+
+def in_turn(workers: Mapping[str, Worker], pairs: int) -> dict[str, list[float]]:
+    """CPU seconds of a step in slots of each worker, interleaved in random order."""
     try:
-        count = max(3, round(SECONDS / (workers["clip"].steps(20) / 20)))
+        count = max(3, round(SECONDS / (workers["again"].steps(20) / 20)))
         for worker in workers.values():
             worker.steps(100)  # the first steps are sampled more often
         found: dict[str, list[float]] = {arm: [] for arm in workers}
@@ -206,7 +218,7 @@ def run(pairs: int = PAIRS) -> None:
     for name, asked in ASKED.items():
         found = measured(name, pairs)
         step = statistics.median(found["clip"]) * 1000
-        cells = [_cell(ratio(found[arm], found["clip"])) for arm in ("again", "watch", "run")]
+        cells = [cell(ratio(found[arm], found["clip"])) for arm in ("again", "watch", "run")]
         rows.append((name, step, *cells, asked))
     text = (
         f"CPU time of the process over that of a step that clips, {pairs} slots of "
@@ -219,7 +231,7 @@ def run(pairs: int = PAIRS) -> None:
     publish("watch", "Cost of a watch", [text, markdown(header, rows)])
 
 
-def _cell(found: tuple[float, float, float]) -> str:
+def cell(found: tuple[float, float, float]) -> str:
     return f"{found[0]:.3f} [{found[1]:.3f}, {found[2]:.3f}]"
 
 

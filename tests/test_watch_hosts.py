@@ -139,7 +139,7 @@ def test_a_trainer_of_lightning() -> None:
     assert "net.0.weight" in {site.name for site in record.sites}
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("told", ["compiled", "bare", "nothing"])
 def test_a_compiled_model_is_compiled_once(told: bool) -> None:
     import torch._dynamo
 
@@ -147,10 +147,10 @@ def test_a_compiled_model_is_compiled_once(told: bool) -> None:
     torch._dynamo.utils.counters.clear()
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
-    watch = None if told else sg.watch()
+    watch = sg.watch() if told == "nothing" else None
     model: Any = torch.compile(net, backend="aot_eager", fullgraph=True)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    watch = sg.watch(model, optimizer) if watch is None else watch
+    watch = watch or sg.watch(model if told == "compiled" else net, optimizer)
 
     with watch:
         for _ in range(30):

@@ -7,10 +7,10 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -26,7 +26,7 @@ from steadygrad.core.environment import versions
 from steadygrad.core.finding import Finding, as_json, from_json
 from steadygrad.core.record import Record
 from steadygrad.core.report import Blind, Report, diagnose
-from steadygrad.core.steps import METRICS, Row, record_of_rows
+from steadygrad.core.steps import METRICS, Row, is_sampled, record_of_rows
 from steadygrad.core.store import Writer, create
 from steadygrad.core.stored import Stored, record_of
 from steadygrad.detectors import DETECTORS, WATCHING
@@ -34,6 +34,8 @@ from steadygrad.guards.refusals import unwrapped as unwrapped_optimizer
 from steadygrad.replay.captured import Captured
 from steadygrad.replay.incident import incident_of
 from steadygrad.replay.owners import Named, modules_in, variables
+from steadygrad.sinks.feed import Feed
+from steadygrad.sinks.sink import Sink
 from steadygrad.taps.compiled import has_compiled, is_compiled
 from steadygrad.taps.facts import facts_of
 from steadygrad.taps.listener import listening
@@ -54,6 +56,7 @@ def watch(
     run: str | Path | None = None,
     overhead: float = 0.01,
     name: str = "",
+    to: Sink | Sequence[Sink] = (),
 ) -> Watch:
     """Watch a training from here on; the loop stays as it is, and so do its numbers, bit by bit.
 
@@ -63,17 +66,29 @@ def watch(
         run: The directory to write to, which `steadygrad top` tails; None keeps it in memory.
         overhead: Share of the time that samples of weights and activations may take.
         name: What reports call the run.
+        to: Where to show the run while it goes on: `steadygrad.sinks.wandb.Wandb()` and its like.
 
     Raises:
         TypeError: for what is no model or no optimizer.
         ValueError: for an overhead that is not between 0 and 1.
     """
-    models = _all_of("model", model, nn.Module)
-    optimizers = _all_of("optimizer", unwrapped_optimizer(optimizer), Optimizer)
+    models = _all_of("model", _many(model), nn.Module)
+    optimizers = _all_of("optimizer", map(unwrapped_optimizer, _many(optimizer)), Optimizer)
     if not 0 < overhead <= 1:
         raise ValueError(f"watch(overhead=) expected a share of the time, 0 to 1, got {overhead}")
-    plan = Plan(run, overhead, name, writes=run is not None)
+    first = is_first_rank()
+    sinks = _sinks(to) if first else ()
+    plan = Plan(run, overhead, name, writes=first and run is not None, to=sinks)
     return Watch(models, optimizers, plan)
+
+
+def _sinks(to: Sink | Sequence[Sink]) -> Sequence[Sink]:
+    return to if isinstance(to, Sequence) else (to,)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one of a training that writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +105,7 @@ class Plan:
     variables: Mapping[str, Any] = field(default_factory=dict)
     writes: bool = False
     command: Sequence[str] = ()
+    to: Sequence[Sink] = ()
 
 
 def report_of(run: Stored) -> Report:
@@ -127,6 +143,7 @@ class Watch:
         )
         if self._writer is not None:
             self._writer.meta({"versions": versions()})
+        self._feeds = [Feed(one, plan.name, self._say) for one in plan.to]
         self._known = -1  # sites that the writer has been told of
         self._told = 0.0  # when, in seconds
         self._causes = Causes(self._say)
@@ -149,6 +166,11 @@ class Watch:
     def path(self) -> Path | None:
         """The directory that the run is written to."""
         return None if self._writer is None else self._writer.path
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is over."""
+        return self._closed
 
     @property
     def record(self) -> Record:
@@ -193,6 +215,9 @@ class Watch:
         if self._writer is not None:
             self._tell(self._writer)
             self._writer.close()
+        last = cache(lambda: self.report().findings)
+        for feed in self._feeds:
+            feed.close(last)
 
     def abandon(self) -> None:
         """Leave torch as it was found, and everything else to the process that began it."""
@@ -225,6 +250,9 @@ class Watch:
             if late or len(self._watcher.catalogue.sites) != self._known:
                 self._tell(self._writer)
             self._writer.add(row)
+        if is_sampled(row) or row.step in self._jumps:
+            for feed in self._feeds:
+                feed.row(row, tuple(self._watcher.catalogue.sites))
 
     def _tell(self, writer: Writer) -> None:
         """Write down what is known of the run besides its steps."""
@@ -273,7 +301,11 @@ class Watch:
         about.filters = about.filters or filters_nan(visible)
         with self._muted():
             cause = self._causes.of(trouble, self._kept(), visible)
-        if cause is not None and self._writer is not None:
+        if cause is None:
+            return
+        for feed in self._feeds:
+            feed.findings(cause.findings)
+        if self._writer is not None:
             self._write_down(self._writer, trouble, cause)
 
     def _kept(self) -> Kept:
@@ -367,10 +399,15 @@ def _warned(sentence: str) -> None:
     warnings.warn(f"steadygrad: {sentence}", RuntimeWarning, stacklevel=2)
 
 
-def _all_of(what: str, given: object, kind: type) -> tuple[Any, ...]:
-    """What was given, as a tuple; raises TypeError for what is something else."""
+def _many(given: object) -> tuple[object, ...]:
+    """What was given, one, several, or None, as several."""
     some = () if given is None else given
-    many = tuple(some) if isinstance(some, (list, tuple)) else (some,)
+    return tuple(some) if isinstance(some, (list, tuple)) else (some,)
+
+
+def _all_of(what: str, given: Iterable[object], kind: type) -> tuple[Any, ...]:
+    """What was given; raises TypeError for what is something else."""
+    many = tuple(given)
     wrong = next((one for one in many if not isinstance(one, kind)), None)
     if wrong is not None:
         raise TypeError(

@@ -49,6 +49,15 @@ class Export(StrEnum):
     tensorboard = "tensorboard"
 
 
+class Sinks(StrEnum):
+    """Where a run is shown while it goes on."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    mlflow = "mlflow"
+    trackio = "trackio"
+
+
 class Level(StrEnum):
     """The severity from which on a finding fails the command."""
 
@@ -190,6 +199,14 @@ def run_command(  # noqa: PLR0913 - one argument for each option
     overhead: Annotated[
         float, typer.Option(help="Share of the time that samples may take.")
     ] = 0.01,
+    to: Annotated[
+        list[Sinks] | None,
+        typer.Option(
+            help="Show the run there too, while it goes on; tensorboard writes to tb/<time>. May "
+            "be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     form: FormOption = Format.text,
     output: OutputOption = None,
     fail_on: Annotated[
@@ -205,9 +222,16 @@ def run_command(  # noqa: PLR0913 - one argument for each option
     The exit code is the script's own; 4 where a guard stopped the run, 2 where nothing could be
     run.
     """
+    from steadygrad.sinks.catalogue import SINKS
+
+    try:
+        sinks = tuple(SINKS[one.value]() for one in to or ())
+    except ImportError as error:
+        raise typer.Exit(_say(str(error))) from None
+
     from steadygrad.launch.watched import Options, run
 
-    options = Options(target, tuple(arguments or ()), module, directory, overhead)
+    options = Options(target, tuple(arguments or ()), module, directory, overhead, sinks)
 
     def write(report: Report, path: Path | None) -> None:
         _write(_rendered(report, form, sys.stderr, path), output, sys.stderr)

@@ -17,7 +17,8 @@ from steadygrad.core.stored import Stored, read
 from steadygrad.export.columns import columns
 from steadygrad.export.csv import csv
 from steadygrad.export.parquet import parquet
-from steadygrad.export.tensorboard import crc32c, tensorboard
+from steadygrad.export.tensorboard import tensorboard
+from steadygrad.export.tfevents import crc32c
 
 SITES = [Site("AdamW", "step"), Site('fc."0,\n', "weight"), Site("fc.bias", "weight")]
 
@@ -51,6 +52,12 @@ def test_places_of_one_name_are_numbered(run: Stored) -> None:
     rows = (Row(0, 0.0, {"loss": np.float32([1, 2])}),)
     found = columns(Stored(run.path, {}, sites, rows, ()))
     assert list(found) == ["loss/AdamW", "loss/AdamW 2"]
+
+
+def test_the_outermost_module_has_a_name_too(run: Stored) -> None:
+    sites = (Site("", "output"), Site("model", "output"))
+    rows = (Row(0, 0.0, {"rms": np.float32([1, 2])}),)
+    assert list(columns(Stored(run.path, {}, sites, rows, ()))) == ["rms/model", "rms/model 2"]
 
 
 def test_csv_is_read_back_by_the_standard_library(run: Stored, tmp_path: Path) -> None:

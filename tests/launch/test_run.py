@@ -66,7 +66,7 @@ def test_a_script_is_main_and_its_output_is_its_own(tmp_path: Path) -> None:
         """,
     )
 
-    ours = _run(tmp_path, "train.py", "--lr", "3e-4")
+    ours = _run(tmp_path, "--to", "tensorboard", "train.py", "--lr", "3e-4")
     python = _python(tmp_path, "train.py", "--lr", "3e-4")
 
     assert ours.stdout == python.stdout
@@ -76,6 +76,8 @@ def test_a_script_is_main_and_its_output_is_its_own(tmp_path: Path) -> None:
     run = read(newest(tmp_path / "runs"))
     assert [row.step for row in run.rows] == list(range(30))
     assert {site.name for site in run.sites if site.role == "weight"} >= {"0.weight", "2.bias"}
+    (events,) = tmp_path.glob("tb/*/events.out.tfevents.*")
+    assert b"grad/0.weight" in events.read_bytes()
 
 
 def test_a_module_runs_as_with_python_m(tmp_path: Path) -> None:
@@ -314,6 +316,22 @@ def test_two_runs_never_share_a_directory(tmp_path: Path) -> None:
 
     assert len(read(tmp_path / "mine").rows) == 1
     assert len(read(tmp_path / "mine-2").rows) == 1
+
+
+def test_a_sink_without_its_package_is_said_in_one_sentence(tmp_path: Path) -> None:
+    source = """
+        import sys
+        sys.modules["wandb"] = None
+        sys.argv = ["steadygrad", "run", "--to", "wandb", "train.py"]
+        from steadygrad.cli import main
+        main()
+    """
+    ours = _python(tmp_path, "-c", textwrap.dedent(source))
+    assert ours.returncode == 2
+    assert ours.stderr == (
+        "steadygrad: expected wandb, which writes to Weights & Biases, got none: "
+        "pip install 'steadygrad[wandb]'\n"
+    )
 
 
 def test_what_is_no_script_is_said_in_one_sentence(tmp_path: Path) -> None:

@@ -73,6 +73,11 @@ class Row:
     kind: Kind = "step"
 
 
+def is_sampled(row: Row) -> bool:
+    """Whether weights were read too: in sampled steps, and in the first that is broken."""
+    return "weight" in row.read
+
+
 def record_of_rows(sites: Sequence[Site], rows: Sequence[Row], facts: Facts) -> Record:
     """Join rows into a Record: values [steps, sites, metrics]."""
     metrics = tuple(name for name in METRICS if any(name in row.read for row in rows))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steadygrad.core.record import Role, Site
+from steadygrad.core.record import Site
 from steadygrad.core.steps import METRICS, Array, Row
 from steadygrad.core.stored import Stored
 
 Columns = dict[str, Array]
+ROOT = "model"  # what the outermost module is called, whose qualified name is empty
 
 
 def columns(run: Stored) -> Columns:
@@ -21,12 +23,20 @@ def columns(run: Stored) -> Columns:
     is more than one optimizer.
     """
     found: Columns = {}
-    for metric, role in METRICS.items():
-        names = _names(run.sites, role)
+    for metric in METRICS:
+        names = _names(run.sites, metric)
         table = _table(run.rows, metric, len(names))
         for place in np.flatnonzero(np.any(~np.isnan(table), axis=0)).tolist():
-            alone = role == "step" and len(names) == 1
-            found[metric if alone else f"{metric}/{names[place]}"] = table[:, place]
+            found[names[place]] = table[:, place]
+    return found
+
+
+def numbers(row: Row, sites: Sequence[Site]) -> dict[str, float]:
+    """Return what was read in one row, by the names of its columns."""
+    found: dict[str, float] = {}
+    for metric in row.read.keys() & METRICS.keys():
+        pairs = zip(_names(sites, metric), row.read[metric].tolist(), strict=False)
+        found |= {name: value for name, value in pairs if not math.isnan(value)}
     return found
 
 
@@ -45,9 +55,12 @@ def _table(rows: Sequence[Row], metric: str, width: int) -> NDArray[np.float32]:
     return table
 
 
-def _names(sites: Sequence[Site], role: Role) -> list[str]:
-    """Return the names of a role's sites, numbered where two are the same."""
-    return [*_numbered(site.name for site in sites if site.role == role)]
+def _names(sites: Sequence[Site], metric: str) -> list[str]:
+    """Return the names of a metric's columns, numbered where two sites have the same name."""
+    role = METRICS[metric]
+    names = [*_numbered(site.name or ROOT for site in sites if site.role == role)]
+    alone = role == "step" and len(names) == 1
+    return [metric] if alone else [f"{metric}/{name}" for name in names]
 
 
 def _numbered(names: Iterator[str]) -> Iterator[str]:

@@ -14,10 +14,14 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer
 from steadygrad.core.environment import version, versions
 
 EXTRAS = {
-    "hf": ("transformers", "check hf:NAME"),
+    "hf": ("transformers", "check hf:NAME, and a callback for its Trainer"),
     "timm": ("timm", "check timm:NAME"),
     "demo": ("scikit-learn", "python -m steadygrad.demo"),
     "parquet": ("pyarrow", "export --to parquet"),
+    "lightning": ("pytorch-lightning", "a callback for its Trainer"),
+    "wandb": ("wandb", "run --to wandb"),
+    "mlflow": ("mlflow-skinny", "run --to mlflow"),
+    "trackio": ("trackio", "run --to trackio"),
 }
 """What each extra installs, and what that is for."""
 

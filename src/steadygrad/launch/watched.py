@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from steadygrad._watch import Plan, Watch
+from steadygrad._watch import Plan, Watch, is_first_rank
 from steadygrad.core.report import Report
 from steadygrad.launch.training import ended, leave, module, script, show_error
+from steadygrad.sinks.sink import Sink
 
 Write = Callable[[Report, Path | None], None]
 
@@ -24,6 +24,7 @@ class Options:
     module: bool = False
     directory: Path | None = None
     overhead: float = 0.01
+    to: tuple[Sink, ...] = ()
 
 
 def run(options: Options, write: Write, failed: Callable[[Report], bool]) -> int:
@@ -33,7 +34,7 @@ def run(options: Options, write: Write, failed: Callable[[Report], bool]) -> int
     """
     start = module if options.module else script
     program, variables = start(options.target, options.arguments)
-    first = os.environ.get("RANK", "0") == "0"
+    first = is_first_rank()
     name = options.target if options.module else Path(options.target).stem
     plan = Plan(
         options.directory,
@@ -43,6 +44,7 @@ def run(options: Options, write: Write, failed: Callable[[Report], bool]) -> int
         variables,
         writes=first,
         command=(options.target, *options.arguments),
+        to=options.to if first else (),
     )
     watch = Watch((), (), plan)
     ending = ended(program)

@@ -11,9 +11,19 @@ from torch import nn
 
 
 def is_compiled(models: Iterable[nn.Module]) -> bool:
-    """Whether a part of some models is compiled."""
-    parts = (part for model in models for part in model.modules())
-    return any(_is_wrapper(part) or vars(part).get("_compiled_call_impl") for part in parts)
+    """Whether a part of some models is compiled, also by what somebody else has wrapped it in."""
+    parts = [part for model in models for part in model.modules()]
+    inside = (_is_wrapper(part) or vars(part).get("_compiled_call_impl") for part in parts)
+    return any(inside) or _is_wrapped(set(map(id, parts)))
+
+
+def _is_wrapped(parts: set[int]) -> bool:
+    home = sys.modules.get("torch._dynamo.eval_frame")
+    if home is None or not parts:
+        return False
+    kind = vars(home)["OptimizedModule"]
+    wrappers = (one for one in gc.get_objects() if type(one) is kind)
+    return any(id(vars(one)["_modules"].get("_orig_mod")) in parts for one in wrappers)
 
 
 def has_compiled() -> bool:

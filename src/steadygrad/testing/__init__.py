@@ -18,6 +18,7 @@ from steadygrad.testing.contract import check_detector
 from steadygrad.testing.healthy import HEALTHY
 from steadygrad.testing.policy import check_policy
 from steadygrad.testing.remedy import check_remedy
+from steadygrad.testing.sink import Shown, check_sink
 from steadygrad.testing.training_case import Training
 from steadygrad.testing.trainings_healthy import HEALTHY_TRAININGS
 
@@ -28,10 +29,12 @@ __all__ = [
     "TRAININGS",
     "Case",
     "Patient",
+    "Shown",
     "Training",
     "check_detector",
     "check_policy",
     "check_remedy",
+    "check_sink",
 ]
 
 PATIENTS: tuple[Patient, ...] = (

@@ -1,0 +1,1 @@
+"""Watch a training from inside of its host: callbacks that start a watch and end it."""

@@ -1,0 +1,105 @@
+"""Every sink shows what was read, and its own package reads it back."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from steadygrad.testing import Shown, check_sink
+from tests.sinks.wandb_log import records
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # those of the trackers' own imports
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from steadygrad.sinks.tensorboard import TensorBoard
+
+    def read_back() -> Shown:
+        kept = reader.EventAccumulator(str(tmp_path / "tb"), {"scalars": 0, "tensors": 0})
+        kept.Reload()
+        rows: dict[int, dict[str, float]] = defaultdict(dict)
+        for name in kept.Tags()["scalars"]:
+            for one in kept.Scalars(name):
+                rows[one.step][name] = one.value
+        plugin = kept.SummaryMetadata(kept.Tags()["tensors"][0]).plugin_data
+        assert plugin.plugin_name == "text"
+        texts = {n: kept.Tensors(n)[0].tensor_proto for n in kept.Tags()["tensors"]}
+        found = {n.removeprefix("findings/"): t.string_val[0].decode() for n, t in texts.items()}
+        return Shown(rows, found)
+
+    check_sink(TensorBoard(tmp_path / "tb"), read_back)
+
+
+def test_wandb(tmp_path: Path) -> None:
+    wandb = pytest.importorskip("wandb", reason="pip install 'steadygrad[wandb]'")
+    from steadygrad.sinks.wandb import Wandb
+
+    quiet = wandb.Settings(silent=True, console="off")
+    yours = wandb.init(project="yours", mode="offline", dir=str(tmp_path), settings=quiet)
+    yours.log({"loss": 1.0})
+
+    def read_back() -> Shown:
+        rows, found = {}, {}
+        (path,) = tmp_path.glob("ours/wandb/offline-run-*/*.wandb")
+        for record in records(path):
+            if record.HasField("history"):
+                pairs = {".".join(i.nested_key) or i.key: i.value_json for i in record.history.item}
+                step = record.history.step.num
+                rows[step] = {n: float(v) for n, v in pairs.items() if not n.startswith("_")}
+            if record.HasField("alert"):
+                found[record.alert.title] = record.alert.text
+        return Shown(rows, found)
+
+    (tmp_path / "ours").mkdir()
+    check_sink(Wandb("ours", mode="offline", dir=str(tmp_path / "ours")), read_back)
+    assert wandb.run is yours
+    assert yours.step == 1
+    yours.finish()
+
+
+def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="pip install 'steadygrad[mlflow]'")
+    from steadygrad.sinks.mlflow import MLflow
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # the other store wants a database
+    uri = (tmp_path / "mlruns").as_uri()
+
+    def read_back() -> Shown:
+        client = mlflow.MlflowClient(uri)
+        home = client.get_experiment_by_name("steadygrad").experiment_id
+        (run,) = client.search_runs([home])
+        assert run.info.status == "FINISHED"
+        assert run.info.run_name == "contract"
+        rows: dict[int, dict[str, float]] = defaultdict(dict)
+        for name in run.data.metrics:
+            for one in client.get_metric_history(run.info.run_id, name):
+                rows[one.step][name] = one.value
+        return Shown(rows, {k: v for k, v in run.data.tags.items() if k[:1] == "G"})
+
+    check_sink(MLflow(uri=uri), read_back)
+    assert mlflow.active_run() is None
+
+
+def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    trackio = pytest.importorskip("trackio", reason="pip install 'steadygrad[trackio]'")
+    from steadygrad.sinks.trackio import Trackio
+
+    before = trackio.config
+
+    def read_back() -> Shown:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        rows = {}
+        for one in SQLiteStorage.get_logs("ours", "contract"):
+            named = {k: v for k, v in one.items() if k not in ("step", "timestamp")}
+            rows[one["step"]] = named
+        alerts = SQLiteStorage.get_alerts("ours")
+        return Shown(rows, {one["title"]: one["text"] for one in alerts})
+
+    check_sink(Trackio("ours"), read_back)
+    assert trackio.config is before
+    assert trackio.context_vars.current_run.get() is None
