@@ -212,8 +212,9 @@ class Search:
 
     def search(self, candidates: Sequence[Remedy]) -> None:
         """Try what is proposed, alone and joined; then blind draws, with as many steps."""
+        before = self.spent
         self.mend(candidates)
-        if self.plan.random:
+        if self.plan.random and self.spent > before:
             waiting = [one for one in draws(DRAWS, seed=0) if not self._is_known(one)]
             self.random |= set(waiting)
             limit = self.spent + self.plan.share

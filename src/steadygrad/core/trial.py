@@ -101,8 +101,8 @@ class Comparison:
 
     `effect` is the mean difference and `interval` its 95 % interval over seeds (Student's t);
     -inf where the untouched training breaks and the changed one does not, and ends no higher than
-    where both began, at `start`. With `own` each is compared with where it began, so that what seeds
-    differ by is no noise.
+    where both began, at `start`. With `own` each is compared with where it began, so that what
+    seeds differ by is no noise.
     """
 
     before: tuple[float, ...]
