@@ -255,10 +255,11 @@ def test_what_heals_a_broken_training_is_chosen_alone() -> None:
 
 
 def test_a_blind_draw_is_prescribed_only_where_nothing_else_helps() -> None:
-    drawn = next(one for one in draws(100, seed=0) if len(one) > 1)
+    drawn = next(one for one in draws(100, seed=0) if len(one) > 1 and "adam" not in one)
     ends = {"adam": (1.5, 0.8), " + ".join(drawn): (1.0, 0.1)}
     assert _searched(Table(ends), ["adam"]).chosen == "adam"
-    assert _searched(Table({" + ".join(drawn): (1.0, 0.1)}), ["adam"]).chosen == " + ".join(drawn)
+    ends["adam"] = (2.0, 2.0)
+    assert _searched(Table(ends), ["adam"]).chosen == " + ".join(drawn)
 
 
 @given(
@@ -400,5 +401,5 @@ def test_an_interrupt_shows_what_is_known_and_leaves_no_process(home: Path) -> N
     out, err = process.communicate(timeout=60)
 
     assert process.returncode in (0, 1, 130), err
-    assert "no change" in out or "interrupted" in err
+    assert "interrupted" in out + err
     assert not os.path.exists(home / "best.pt")

@@ -39,6 +39,7 @@ SHORT = 4  # a first trial has so much less steps than a whole one
 SINGLES = 4  # remedies that are tried alone before the best is joined with others
 ROUND = 3  # trials that are chosen at a time after that
 HEALING = 4  # remedies that end a NaN, after which no further one is looked for
+BOTTOMLESS = 10  # times as far below zero as it began above is a loss without a bottom, perhaps
 JOINED = 3  # remedies at most in one trial
 LONGER = 4  # the confirmation has so many times the steps, where the budget allows
 
@@ -252,13 +253,13 @@ class Search:
     def _next(self, singles: Sequence[Names], tried: Sequence[Names], count: int) -> list[Names]:
         """What is worth a short trial now: steps from the best so far, and another one alone.
 
-        A training that breaks needs what heals it, and nothing besides: once some do, it is for
-        whole trials to tell which.
+        A training that breaks, or has a wrong loss, needs what heals it, and nothing besides: once
+        some do, it is for whole trials to tell which.
         """
         more = self._in_turn(singles, max(count, 1))
         best = self._best(tried)
-        if self._breaks() and best is not None and self._is_better(best):
-            healing = sum(map(self._is_better, tried))
+        if best is not None and self._heals(best):
+            healing = sum(map(self._heals, tried))
             return more[: max(0, min(count, HEALING - healing))]
         if best is None:
             return more[:count]
@@ -276,9 +277,11 @@ class Search:
             return None
         return best if self._is_better(best) else tried[0]
 
-    def _breaks(self) -> bool:
+    def _heals(self, names: Names) -> bool:
+        """Whether a remedy ends what breaks the training, or mends its loss, in a short trial."""
         bare = self.known[Arm((), self.plan.seeds[0], self.plan.steps)]
-        return math.isinf(bare.end(self.plan.steps))
+        broken = math.isinf(bare.end(self.plan.steps))
+        return (broken or self.known[self._short(names)].own) and self._is_better(names)
 
     def _is_better(self, names: Names) -> bool:
         return self._compared(names, self.plan.seeds[:1], self.plan.short).verdict == "unsure"
@@ -311,7 +314,7 @@ class Search:
 
     def _rank(self, names: Names) -> tuple[bool, float]:
         """Lower is better: what mends the loss itself first, then by the loss."""
-        mends = self.known[self._short(names)].own and self._is_better(names)
+        mends = self.known[self._short(names)].own and self._heals(names)
         return not mends, self._at_short(names)
 
     def _finals(self, tried: Sequence[Names], limit: int) -> None:
@@ -343,6 +346,9 @@ class Search:
         if chosen is None:
             return
         self._tell_of_better_draws(chosen, trials)
+        end = fmean(chosen.after)
+        if end < -BOTTOMLESS * max(1.0, abs(chosen.start)):
+            self.said.append(f"the loss falls to {end:.3g}: is there a bound below it?")
         left = max(0, self.plan.budget - self.spent) // 2
         steps = min(LONGER * self.plan.steps, max(self.plan.steps, left))
         if steps > self.plan.steps:

@@ -242,7 +242,12 @@ def cheapest(trials: Sequence[Trial]) -> Trial | None:
 
 
 def _gain(one: Trial) -> float:
-    """How far the loss falls: from the untouched end, or its start where the end is not finite."""
+    """How far the loss falls: from the untouched end, or its start where the end is not finite.
+
+    Another loss falls by a share of where it began.
+    """
+    if one.own:
+        return -one.effect / (abs(fmean(one.before)) or 1.0)
     if math.isfinite(one.effect):
         return -one.effect
     return one.start - fmean(one.after) if math.isfinite(one.start) else -fmean(one.after)

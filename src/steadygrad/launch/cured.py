@@ -114,7 +114,8 @@ def cure_script(
             if not search.known:
                 raise
             search.said.append(INTERRUPTED)
-            return replace(_diagnosed(bench, first), cure=search.cure())
+            cost = {"seconds": time.perf_counter() - since, "steps": float(search.spent)}
+            return replace(_diagnosed(bench, first), cure=search.cure(), cost=cost)
         _check_untouched(search, options)
         diagnosed = _diagnosed(bench, first)
         bench.where = tuple(where for one in diagnosed.findings for where in one.where)

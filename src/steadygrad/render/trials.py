@@ -27,7 +27,9 @@ def table(cure: Cure, width: int, glyphs: Glyphs) -> Iterable[Text]:
     went_on = [one for one in rows if one.steps == steps]
     mine = [one for one in went_on if not one.random][: ROWS + 1]
     drawn = [one for one in went_on if one.random]
-    best = min((one for one in drawn), key=lambda one: (-len(one.after), fmean(one.after)), default=None)
+    best = min(
+        (one for one in drawn), key=lambda one: (-len(one.after), fmean(one.after)), default=None
+    )
     shown = [*mine, *([best] if best is not None else [])]
     names = _names(shown, width, seeds)
     head = f"  {'remedy':<{names}}{f'loss after {steps} steps':<{seeds * LOSS + 2}}"
@@ -74,7 +76,7 @@ def effect_of(one: Trial) -> str:
     """The mean difference and its interval."""
     low, high = one.interval
     if one.own:
-        return f"from {fmean(one.before):.3g} at its start"
+        return f"from {fmean(one.before):.3g}, its own"
     if math.isinf(one.effect):
         return "no longer breaks" if one.effect < 0 else "breaks"
     span = f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else ""
@@ -85,7 +87,9 @@ def loss_of(loss: float) -> str:
     """A loss in few cells."""
     if not math.isfinite(loss):
         return "broken"
-    return f"{loss:.3f}" if 0.001 <= abs(loss) < 1000 else f"{loss:.1e}"
+    if 0.001 <= abs(loss) < 1000:
+        return f"{loss:.3f}"
+    return f"{loss:.1e}" if loss >= 0 else f"{loss:.0e}"
 
 
 def besides(cure: Cure, glyphs: Glyphs) -> list[str]:
