@@ -102,11 +102,25 @@ def as_json(board: Board) -> object:
                         for one in places(board, setting)
                     ],
                     "open": [asdict(one.contestant) for one in open_problems(board, setting)],
+                    "cells": [_cell(board, one) for one in board.cells if one.setting == setting],
                 }
                 for setting in settings
             ],
         }
     )
+
+
+def _cell(board: Board, cell: Cell) -> dict[str, object]:
+    """Return what is known of a cell: after so many steps, at its best learning rate."""
+    number = board.reached(cell)
+    return {
+        **asdict(cell.contestant),
+        "steps": board.schedule.steps_of(number) if number >= 0 else 0,
+        "lr": board.best(number, cell)[0] if number >= 0 else None,
+        "loss": board.loss(cell),
+        "trained": board.trained(cell),
+        "why": board.why(cell),
+    }
 
 
 def _without_cell(told: dict[str, object]) -> dict[str, object]:

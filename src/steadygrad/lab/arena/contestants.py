@@ -76,7 +76,7 @@ SGD_RATES, ADAM_RATES = (1e-3, 1e-2, 1e-1), (1e-4, 1e-3, 1e-2)
 
 def sgd(model: nn.Module, lr: float) -> Optimizer:
     """Make SGD with momentum 0.9."""
-    return torch.optim.SGD(model.parameters(), lr, momentum=MOMENTUM)
+    return torch.optim.SGD(model.parameters(), lr, momentum=MOMENTUM, fused=True)
 
 
 def rmsprop(model: nn.Module, lr: float) -> Optimizer:

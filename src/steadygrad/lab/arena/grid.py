@@ -83,7 +83,7 @@ class Score:
 class Grid:
     """All that is to be compared: the product of its axes."""
 
-    depths: Sequence[int] = (10, 30, 100)
+    depths: Sequence[int] = (10, 30, 60)
     widths: Sequence[int] = (64,)
     gains: Sequence[float] = (1.0,)
     architectures: Sequence[str] = ("plain",)
@@ -128,7 +128,7 @@ class Schedule:
     chose nothing.
     """
 
-    steps: int = 200
+    steps: int = 120
     seeds: int = 5
     keep: float = 0.5
 

@@ -14,7 +14,7 @@ from steadygrad.lab.running import columns
 
 WIDTH = 80
 KINDS = ("architecture", "activation", "norm", "init", "optimizer")
-SHOWN = 8  # rows that are shown at most of a table over all settings
+SHOWN = 8  # contestants that are shown at most where the ranking is not theirs
 
 
 def ranking(board: Board) -> str:
@@ -96,7 +96,8 @@ def _others(board: Board, setting: Setting, finalists: Sequence[Cell]) -> Iterat
         left = [cell for cell in mine if board.reached(cell) == number and not board.why(cell)]
         left.sort(key=board.loss)
         if left:
-            said = ", ".join(f"{_short(board, cell)} {_loss(board.loss(cell))}" for cell in left)
+            names = [f"{_short(board, one)} {_loss(board.loss(one))}" for one in left[:SHOWN]]
+            said = ", ".join(names + ([f"{len(left) - SHOWN} more"] if left[SHOWN:] else []))
             yield _wrapped(f"after {board.schedule.steps_of(number)} steps: {said}", 3)
     reasons: dict[str, list[str]] = {}
     for cell in mine:
