@@ -1,0 +1,97 @@
+"""Rounds: who is tried how often, who goes on, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from steadygrad.lab.arena.board import Board
+from steadygrad.lab.arena.grid import Attempt, Grid, Schedule, Score
+from steadygrad.lab.arena.rounds import play_rounds, survivors
+
+GRID = Grid(depths=(4,), inits=("he", "level", "xavier", "lsuv"), activations=("relu",))
+BOWL = {"he": 0.1, "level": 0.2, "xavier": 0.3, "lsuv": 0.4}
+
+
+def end_of(attempt: Attempt) -> float:
+    """A loss that is lowest at lr = 0.003, and that the init shifts."""
+    apart = abs(math.log10(attempt.lr / 0.003))
+    return BOWL[attempt.cell.contestant.init] + apart / 10
+
+
+def board_of(keep: float = 0.5, grid: Grid = GRID) -> Board:
+    return Board("digits", Schedule(40, 3, keep), grid.cells, 2.3)
+
+
+def played(board: Board, rates: Sequence[float] = ()) -> list[Attempt]:
+    made: list[Attempt] = []
+
+    def play(attempts: Sequence[Attempt]) -> None:
+        made.extend(attempts)
+        board.scores.update({one: Score(end_of(one), 2.3) for one in attempts})
+
+    play_rounds(board, rates, play)
+    return made
+
+
+def test_every_cell_has_as_many_tries_of_its_learning_rate() -> None:
+    board = board_of()
+    made = played(board)
+    assert all(len(board.told(0, cell)) == 5 for cell in board.cells)
+    assert len(made) == len(set(made)), "nothing is made twice"
+
+
+def test_the_search_comes_half_a_decade_from_the_best_rate() -> None:
+    board = board_of()
+    played(board)
+    adam = [cell for cell in board.cells if cell.contestant.optimizer == "adam"]
+    assert {board.best(0, cell)[0] for cell in adam} == {0.0032}
+    assert not any(board.at_edge(cell) for cell in adam)
+
+
+def test_a_rate_at_the_end_of_the_search_is_said_to_be() -> None:
+    board = board_of()
+    played(board, rates=(0.1, 1.0))
+    assert all(board.best(0, cell)[0] == 0.1 and board.at_edge(cell) for cell in board.cells)
+
+
+def test_half_go_on_and_the_last_round_has_seeds_that_chose_nothing() -> None:
+    board = board_of()
+    made = played(board)
+    reached = {cell.contestant.init: board.reached(cell) for cell in board.cells}
+    assert reached == {"he": 2, "level": 1, "xavier": 0, "lsuv": 0}
+    assert {one.seed for one in made if one.steps == 40} == {1, 2, 3}
+    assert {one.seed for one in made if one.steps < 40} == {0}
+
+
+def test_with_keep_1_all_reach_the_last_round() -> None:
+    board = board_of(keep=1.0)
+    played(board)
+    assert {board.reached(cell) for cell in board.cells} == {2}
+
+
+def test_the_best_of_a_problem_that_nothing_trains_goes_on() -> None:
+    grid = Grid(
+        depths=(4,), activations=("relu", "gelu"), inits=("he", "level"), optimizers=("sgd",)
+    )
+    board = board_of(keep=0.25, grid=grid)
+    for cell in board.cells:
+        board.rates[0][cell] = (0.1,)
+        end = 0.1 if cell.contestant.activation == "relu" else 2.0
+        end += cell.contestant.init == "level"
+        board.scores |= {one: Score(end, 2.3) for one in board.attempts(0, cell)}
+    kept = survivors(board, 0, board.cells)
+    named = {(one.contestant.activation, one.contestant.init) for one in kept}
+    assert named == {("relu", "he"), ("gelu", "he")}
+
+
+def test_where_all_rates_diverge_lower_ones_are_tried() -> None:
+    board = board_of()
+
+    def play(attempts: Sequence[Attempt]) -> None:
+        scores = {one: Score(math.inf, 2.3, "diverged at step 1") for one in attempts}
+        board.scores.update(scores)
+
+    play_rounds(board, (), play)
+    one = board.cells[0]
+    assert min(board.rates[0][one]) < min(board.rates[0][one][:3]) / 10
