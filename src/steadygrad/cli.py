@@ -455,7 +455,7 @@ def arena_command(  # noqa: PLR0913 - one argument for each option
         str, typer.Option(help="What is learned: digits, or FILE.py:setup for a Setup of yours.")
     ] = "digits",
     lr: Annotated[str | None, _axis("Learning rates in place of each optimizer's search.")] = None,
-    steps: Annotated[int, typer.Option(help="Optimizer steps of the last round.")] = 120,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of the last round.")] = 100,
     seeds: Annotated[int, typer.Option(help="Seeds of the last round.")] = 5,
     keep: Annotated[float, typer.Option(help="Share kept after each round; 1 keeps all.")] = 0.5,
     color: Annotated[Color, typer.Option(help="What the phase diagram shows.")] = Color.loss,

@@ -27,7 +27,7 @@ def board_of(losses: dict[Cell, list[float]], baseline: float = 2.0) -> Board:
         for number in range(3):
             board.rates[number][one] = (0.01,)
             for attempt, end in zip(board.attempts(number, one), ends, strict=False):
-                board.scores[attempt] = Score(end, 2.3)
+                board.put(attempt, Score(end, 2.3))
     return board
 
 

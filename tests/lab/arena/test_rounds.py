@@ -28,7 +28,8 @@ def played(board: Board, rates: Sequence[float] = ()) -> list[Attempt]:
 
     def play(attempts: Sequence[Attempt]) -> None:
         made.extend(attempts)
-        board.scores.update({one: Score(end_of(one), 2.3) for one in attempts})
+        for one in attempts:
+            board.put(one, Score(end_of(one), 2.3))
 
     play_rounds(board, rates, play)
     return made
@@ -79,7 +80,8 @@ def test_the_best_of_a_problem_that_nothing_trains_goes_on() -> None:
         board.rates[0][cell] = (0.1,)
         end = 0.1 if cell.contestant.activation == "relu" else 2.0
         end += cell.contestant.init == "level"
-        board.scores |= {one: Score(end, 2.3) for one in board.attempts(0, cell)}
+        for one in board.attempts(0, cell):
+            board.put(one, Score(end, 2.3))
     kept = survivors(board, 0, board.cells)
     named = {(one.contestant.activation, one.contestant.init) for one in kept}
     assert named == {("relu", "he"), ("gelu", "he")}
@@ -89,8 +91,8 @@ def test_where_all_rates_diverge_lower_ones_are_tried() -> None:
     board = board_of()
 
     def play(attempts: Sequence[Attempt]) -> None:
-        scores = {one: Score(math.inf, 2.3, "diverged at step 1") for one in attempts}
-        board.scores.update(scores)
+        for one in attempts:
+            board.put(one, Score(math.inf, 2.3, "diverged at step 1"))
 
     play_rounds(board, (), play)
     one = board.cells[0]

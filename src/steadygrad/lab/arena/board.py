@@ -14,7 +14,7 @@ LEARNS = 0.5  # of the loss of the best constant prediction, which a training ha
 
 @dataclass(slots=True)
 class Board:
-    """Scores, filled as attempts end.
+    """Scores, put there as attempts end.
 
     `rates` are the learning rates that a cell has tried, by round; `baseline` is the loss of the
     best constant prediction, NaN where it is not known: then the lowest first loss of a setting
@@ -27,6 +27,19 @@ class Board:
     baseline: float
     scores: dict[Attempt, Score] = field(default_factory=dict)
     rates: list[dict[Cell, tuple[float, ...]]] = field(default_factory=lambda: [{}, {}, {}])
+    by_setting: dict[Setting, list[Cell]] = field(init=False)
+    firsts: dict[Setting, float] = field(default_factory=dict)  # the lowest first loss of each
+
+    def __post_init__(self) -> None:
+        self.by_setting = {}
+        for cell in self.cells:
+            self.by_setting.setdefault(cell.setting, []).append(cell)
+
+    def put(self, attempt: Attempt, score: Score) -> None:
+        """Put a score on the board."""
+        self.scores[attempt] = score
+        setting = attempt.cell.setting
+        self.firsts[setting] = min(score.first, self.firsts.get(setting, math.inf))
 
     def attempts(self, number: int, cell: Cell) -> list[Attempt]:
         """The attempts that a cell is due in a round, rates lowest first."""
@@ -73,10 +86,8 @@ class Board:
 
     def bar(self, setting: Setting) -> float:
         """The loss below which a network of a setting counts as trained."""
-        if not math.isnan(self.baseline):
-            return LEARNS * self.baseline
-        firsts = [one.first for key, one in self.scores.items() if key.cell.setting == setting]
-        return LEARNS * min(firsts, default=math.inf)
+        known = not math.isnan(self.baseline)
+        return LEARNS * (self.baseline if known else self.firsts.get(setting, math.inf))
 
     def trained(self, cell: Cell) -> bool:
         """Whether a cell's loss has come below the bar."""

@@ -82,13 +82,13 @@ def write(board: Board, options: Options) -> None:
     (home / "ranking.txt").write_text(ranking(board), encoding="utf-8")
     told = json.dumps(as_json(board), indent=2, allow_nan=False)
     (home / "ranking.json").write_text(told + "\n", encoding="utf-8")
-    if board.scores:
-        draw_map(phase(board, options.color), home, "phase")
+    shown = phase(board, options.color)
+    if shown.panels:
+        draw_map(shown, home, "phase")
 
 
 def as_json(board: Board) -> object:
     """Return the ranking as JSON; what is not finite is written as a string."""
-    settings = sorted({cell.setting for cell in board.cells})
     return finite(
         {
             "task": board.task,
@@ -102,9 +102,9 @@ def as_json(board: Board) -> object:
                         for one in places(board, setting)
                     ],
                     "open": [asdict(one.contestant) for one in open_problems(board, setting)],
-                    "cells": [_cell(board, one) for one in board.cells if one.setting == setting],
+                    "cells": [_cell(board, one) for one in board.by_setting[setting]],
                 }
-                for setting in settings
+                for setting in sorted(board.by_setting)
             ],
         }
     )
@@ -132,14 +132,14 @@ def _without_cell(told: dict[str, object]) -> dict[str, object]:
 
 def _ask(options: Options) -> None:
     count = options.grid.size
+    if count > MOST_CELLS:
+        raise ValueError(f"expected at most {MOST_CELLS} cells, got {count}")
     seconds = estimated(options.grid, options.schedule) / options.workers
     if seconds > LONG and not options.confirmed:
         raise ValueError(
             f"{count} cells would take about {lasting(seconds)} with {options.workers} workers: "
             "leave something out, lower --steps, --seeds or --keep, or confirm with --yes"
         )
-    if count > MOST_CELLS:
-        raise ValueError(f"expected at most {MOST_CELLS} cells, got {count}")
 
 
 def planned(cells: Sequence[Cell], schedule: Schedule) -> float:

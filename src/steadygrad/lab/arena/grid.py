@@ -64,7 +64,7 @@ class Score:
     `end` is the median loss of its last fifth, inf where it diverged; `first` its first loss. `why`
     is empty, or says what ended it: "diverged at step 12", "unfit: ...", "failed: ...". `decades`
     are log10 of the gradient's norm before the blocks over that behind them, at the start; NaN
-    where it was not read.
+    where it was not read; `seconds` are of the processor.
     """
 
     end: float
@@ -128,7 +128,7 @@ class Schedule:
     chose nothing.
     """
 
-    steps: int = 120
+    steps: int = 100
     seeds: int = 5
     keep: float = 0.5
 

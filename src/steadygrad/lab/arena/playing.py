@@ -33,11 +33,11 @@ def player(board: Board, store: Store, executor: Executor | None, tell: Tell) ->
             if known is None:
                 missing.append(attempt)
             else:
-                board.scores[attempt] = known
+                board.put(attempt, known)
                 tell(work(attempt))
         for attempt, score in _made(sorted(missing, key=work, reverse=True), executor):
             store.keep(attempt, score)
-            board.scores[attempt] = score
+            board.put(attempt, score)
             tell(work(attempt))
 
     return play

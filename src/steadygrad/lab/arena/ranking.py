@@ -47,7 +47,7 @@ class Place:
 def places(board: Board, setting: Setting) -> list[Place]:
     """Rank the cells of a setting that have finished the last round, best first."""
     final = board.schedule.rounds - 1
-    cells = [c for c in board.cells if c.setting == setting and board.reached(c) == final]
+    cells = [cell for cell in board.by_setting[setting] if board.reached(cell) == final]
     losses = {cell: tuple(one.end for one in board.told(final, cell).values()) for cell in cells}
     whole = [cell for cell in cells if all(map(math.isfinite, losses[cell]))]
     order: list[Cell] = []
@@ -130,18 +130,15 @@ def open_problems(board: Board, setting: Setting) -> list[Cell]:
     Problems of which no cell could be played, or none has finished, are none.
     """
     best: dict[Sequence[str], Cell] = {}
-    for cell in board.cells:
-        if cell.setting != setting or board.why(cell) or board.reached(cell) < 0:
+    for cell in board.by_setting[setting]:
+        if board.why(cell) or board.reached(cell) < 0:
             continue
         held = best.get(cell.contestant.problem)
         if held is None or _further(board, cell) < _further(board, held):
             best[cell.contestant.problem] = cell
-    solved = {one.contestant.problem for one in board.cells if _is_trained(board, setting, one)}
+    trained = [cell for cell in board.by_setting[setting] if board.trained(cell)]
+    solved = {cell.contestant.problem for cell in trained}
     return [cell for problem, cell in best.items() if problem not in solved]
-
-
-def _is_trained(board: Board, setting: Setting, cell: Cell) -> bool:
-    return cell.setting == setting and board.trained(cell)
 
 
 def _further(board: Board, cell: Cell) -> tuple[int, float]:

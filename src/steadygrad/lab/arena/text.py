@@ -19,7 +19,7 @@ SHOWN = 8  # contestants that are shown at most where the ranking is not theirs
 
 def ranking(board: Board) -> str:
     """Write the ranking of each setting, of all together, and what is open."""
-    settings = sorted({cell.setting for cell in board.cells})
+    settings = sorted(board.by_setting)
     parts = [_setting(board, one) for one in settings]
     if len(settings) > 1:
         parts.append(_overall(board, settings))
@@ -66,7 +66,7 @@ def _setting(board: Board, setting: Setting) -> str:
 
 
 def _title(board: Board, setting: Setting, ranked: Sequence[Place]) -> str:
-    count = sum(cell.setting == setting for cell in board.cells)
+    count = len(board.by_setting[setting])
     final = f"{len(ranked)} of {count} in the final" if ranked else f"no final yet of {count}"
     return f"{named(setting)}: {final}"
 
@@ -91,7 +91,7 @@ def _numbers(place: Place, first: bool) -> tuple[str, str, str]:
 
 def _others(board: Board, setting: Setting, finalists: Sequence[Cell]) -> Iterator[str]:
     """Say in a sentence each what left early, and what could not be played."""
-    mine = [cell for cell in board.cells if cell.setting == setting and cell not in finalists]
+    mine = [cell for cell in board.by_setting[setting] if cell not in finalists]
     for number in reversed(range(board.schedule.rounds)):
         left = [cell for cell in mine if board.reached(cell) == number and not board.why(cell)]
         left.sort(key=board.loss)
@@ -166,7 +166,7 @@ def _problem(board: Board, cell: Cell) -> list[str]:
 
 
 def _legend(board: Board) -> str:
-    bars = sorted(board.bar(one) for one in {cell.setting for cell in board.cells})
+    bars = sorted(map(board.bar, board.by_setting))
     bar = f"{bars[0]:.3g}" if bars[0] == bars[-1] else f"{bars[0]:.3g} to {bars[-1]:.3g}"
     steps, seeds = board.schedule.steps_of(2), board.schedule.seeds
     return _wrapped(
