@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from steadygrad.lab.arena.asking import asked, check_grid, check_numbers, fitting
+from steadygrad.lab.arena.board import Board
 from steadygrad.lab.arena.command import Options, planned, run
 from steadygrad.lab.arena.grid import Grid, Schedule
 from steadygrad.lab.arena.timing import estimated, lasting
@@ -94,5 +95,6 @@ def test_times_are_said_in_their_largest_unit() -> None:
 
 def test_work_and_time_are_estimated_for_all_rounds() -> None:
     grid = Grid((2, 4), (8,), activations=("relu",), inits=("he",), optimizers=("sgd",))
-    assert planned(grid.cells, Schedule(40, 2, 1.0)) == 6 * (5 * 10 + 2 * 20 + 2 * 40)
+    board = Board("digits", Schedule(40, 2, 1.0), grid.cells, 2.3)
+    assert planned(board) == 6 * (5 * 10 + 2 * 20 + 2 * 40)
     assert 0 < estimated(grid, Schedule(40, 2)) < 60

@@ -17,7 +17,7 @@ from steadygrad.lab.arena.asking import check_grid, check_numbers, fitting
 from steadygrad.lab.arena.board import Board
 from steadygrad.lab.arena.grid import Cell, Grid, Schedule
 from steadygrad.lab.arena.phase import Color, phase
-from steadygrad.lab.arena.playing import INTERRUPTED, Tell, player, pool
+from steadygrad.lab.arena.playing import INTERRUPTED, Died, Tell, player, pool
 from steadygrad.lab.arena.ranking import open_problems, places
 from steadygrad.lab.arena.rounds import play_rounds
 from steadygrad.lab.arena.store import Store
@@ -29,6 +29,7 @@ from steadygrad.lab.running import finite
 
 LONG = 1800.0  # seconds that a grid may take without being asked for
 MOST_CELLS = 10_000_000  # a list of them fills the memory
+NOTHING = 2  # the exit code where nothing could be ranked
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +51,38 @@ def run(options: Options) -> int:
 
     Raises ValueError where the grid makes no sense, or would take long and is not confirmed.
     """
-    grid, schedule = options.grid, options.schedule
-    check_grid(grid)
-    check_numbers(schedule, options.rates, options.workers)
+    check_grid(options.grid)
+    check_numbers(options.schedule, options.rates, options.workers)
     _ask(options)
-    cells = fitting(grid)
-    board = Board(grid.task, schedule, cells, baseline(grid.task))
-    store = Store(options.directory)
-    code = 0
-    try:
-        with _executor(options) as executor, _bar(planned(cells, schedule)) as tell:
-            play_rounds(board, options.rates, player(board, store, executor, tell))
-    except KeyboardInterrupt:
-        sys.stderr.write("steadygrad: interrupted; the same command goes on from here\n")
-        code = INTERRUPTED
-    except RuntimeError as error:
-        sys.stderr.write(f"steadygrad: {error}\n")
-        code = 2
-    finally:
-        store.close()
+    board = Board(
+        options.grid.task, options.schedule, fitting(options.grid), baseline(options.grid.task)
+    )
+    code = _play(board, options)
     sys.stdout.write(ranking(board))
     sys.stdout.flush()
     write(board, options)
     sys.stdout.write(f"Written to {options.directory}.\n")
     return code
+
+
+def _play(board: Board, options: Options) -> int:
+    """Play to the end, or until it is interrupted; what is known by then is on the board."""
+    store = Store(options.directory)
+    try:
+        with _executor(options) as executor, _bar(planned(board)) as tell:
+            play_rounds(board, options.rates, player(board, store, executor, tell))
+    except KeyboardInterrupt:
+        sys.stderr.write("steadygrad: interrupted; the same command goes on from here\n")
+        return INTERRUPTED
+    except Died as error:
+        sys.stderr.write(f"steadygrad: {error}\n")
+        return NOTHING
+    finally:
+        store.close()
+    if all(map(board.why, board.cells)):
+        sys.stderr.write("steadygrad: no contestant could be played; the reasons stand below\n")
+        return NOTHING
+    return 0
 
 
 def write(board: Board, options: Options) -> None:
@@ -142,9 +151,9 @@ def _ask(options: Options) -> None:
         )
 
 
-def planned(cells: Sequence[Cell], schedule: Schedule) -> float:
+def planned(board: Board) -> float:
     """Return the work of all rounds, in steps of a block, if as many are kept as planned."""
-    return schedule.most * sum(max(1, cell.setting.depth) for cell in cells)
+    return board.schedule.most * sum(max(1, cell.setting.depth) for cell in board.cells)
 
 
 @contextmanager

@@ -156,20 +156,22 @@ def is_file(name: str) -> bool:
 
 
 @cache
-def load(name: str) -> Callable[..., Any]:
+def load(target: str) -> Callable[..., Any]:
     """Return the function of FILE.py:FUNCTION; raise ValueError where there is none.
 
     What the file itself raises is raised on.
     """
-    place, _, attribute = name.rpartition(":")
+    place, _, attribute = target.rpartition(":")
     path = Path(place)
     if not path.is_file():
-        raise ValueError(f"expected a file for {name}, {place} does not exist")
-    specification = importlib.util.spec_from_file_location(path.stem, path)
+        raise ValueError(f"expected a file for {target}, {place} does not exist")
+    name = f"steadygrad_arena_{path.stem}"  # which hides no module that others import
+    specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
         raise ValueError(f"expected a Python file, got {place}")
     module = importlib.util.module_from_spec(specification)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
+    sys.path.append(str(path.resolve().parent))
     specification.loader.exec_module(module)
     found: Callable[..., Any] | None = vars(module).get(attribute)
     if not callable(found):

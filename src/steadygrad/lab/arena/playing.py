@@ -23,6 +23,10 @@ AT_ONCE = 64  # attempts that an executor is handed at most: a million would fil
 INTERRUPTED = 130
 
 
+class Died(Exception):  # noqa: N818 - not an error of ours: the system ends processes
+    """A process was ended from outside."""
+
+
 def player(board: Board, store: Store, executor: Executor | None, tell: Tell) -> Play:
     """Return what makes attempts: the longest first, so that none is left over at the end."""
 
@@ -69,7 +73,7 @@ def _elsewhere(attempts: Sequence[Attempt], executor: Executor) -> Iterator[tupl
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 yield waiting.pop(future), future.result()
     except BrokenProcessPool:
-        raise RuntimeError(
+        raise Died(
             "expected the processes to live, one was ended from outside (out of memory?): run the "
             "same command again, perhaps with fewer --workers; what was finished is kept"
         ) from None
