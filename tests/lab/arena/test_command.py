@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from steadygrad.cli import app
 from steadygrad.lab.arena.board import Board
 from steadygrad.lab.arena.command import Options, run
 from steadygrad.lab.arena.grid import Grid, Schedule, Score
@@ -19,7 +21,7 @@ from steadygrad.lab.drawing import draw_map
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-SMALL = Grid((2,), (8,), (0.5, 1.0), activations=("relu",), inits=("he", "edge-of-chaos"))
+SMALL = Grid((1,), (8,), (0.5, 1.0), activations=("relu",), inits=("he", "edge-of-chaos"))
 QUICK = Schedule(40, 2)
 
 
@@ -27,7 +29,7 @@ def test_a_small_grid_is_ranked_and_drawn_and_made_once(tmp_path: Path, capsys) 
     options = Options(SMALL, QUICK, (0.01,), tmp_path, workers=1)
     assert run(options) == 0
     said = capsys.readouterr().out
-    assert "depth 2, width 8, gain 0.5: 2 of 4 in the final" in said
+    assert "depth 1, width 8, gain 0.5: 2 of 4 in the final" in said
     assert "not played: edge-of-chaos/" in said
     assert max(map(len, said.splitlines()[:-1])) <= 80
     files = {one.name for one in tmp_path.iterdir()}
@@ -87,30 +89,28 @@ def test_where_nothing_can_be_played_the_reason_is_said(tmp_path: Path, capsys) 
 
 def test_without_matplotlib_the_ranking_is_kept(tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    options = Options(SMALL, QUICK, (0.01,), tmp_path, workers=1)
+    grid = Grid((1,), (4,), activations=("relu",), inits=("default",), optimizers=("adam",))
+    options = Options(grid, QUICK, (0.01,), tmp_path, workers=1)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'steadygrad\[lab\]'"):
         run(options)
     assert "in the final" in capsys.readouterr().out
     assert (tmp_path / "ranking.json").exists()
 
 
-def arena(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "steadygrad", "lab", "arena", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-
-
-def test_the_command_knows_the_nearest_name(tmp_path: Path) -> None:
-    done = arena("--init", "levle", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "got levle: did you mean level?" in done.stderr
+def test_the_command_has_two_words_and_knows_the_nearest_name(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["lab", "arena", "--init", "levle"])
+    assert done.exit_code == 2
+    assert "got levle: did you mean level?" in done.output
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.long
 def test_processes_rank_as_one_would(tmp_path: Path) -> None:
-    words = "--depths 2 --widths 8 --init he,level --activation relu --optimizer adam --steps 40"
+    words = ["lab", "arena", "--depths", "2", "--widths", "8", "--init", "he"]
+    words += ["--activation", "relu", "--optimizer", "adam"]
     for workers in ("1", "2"):
-        done = arena(*words.split(), "--workers", workers, "-o", workers, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        command = [sys.executable, "-m", "steadygrad", *words, "--workers", workers, "-o", workers]
+        subprocess.run(command, cwd=tmp_path, check=True)
     one, two = ((tmp_path / n / "ranking.txt").read_text() for n in "12")
     assert one == two
