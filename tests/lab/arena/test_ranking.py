@@ -9,6 +9,7 @@ import pytest
 
 from steadygrad.lab.arena.board import Board
 from steadygrad.lab.arena.grid import Cell, Contestant, Schedule, Score, Setting
+from steadygrad.lab.arena.phase import phase
 from steadygrad.lab.arena.ranking import groups, intervals, open_problems, places, scaled, student
 from steadygrad.lab.arena.text import ranking
 
@@ -104,7 +105,10 @@ def test_without_a_baseline_half_of_the_lowest_first_loss_is_the_bar() -> None:
 
 def test_an_empty_board_has_a_ranking_too() -> None:
     board = Board("digits", Schedule(), [cell("he")], 2.0)
-    assert "no final yet of 1" in ranking(board)
+    said = ranking(board)
+    assert "no final yet of 1" in said
+    assert "problems of which nothing is known yet: 1" in said
+    assert phase(board, "loss").panels == []
 
 
 def test_no_line_is_wider_than_a_terminal() -> None:

@@ -43,10 +43,10 @@ def phase(board: Board, color: Color) -> Map:
 
 
 def _order(board: Board) -> list[Contestant]:
-    """Contestants that were played, by the sum of their losses; a diverged one counts as 1e3."""
+    """Contestants that have scores, by the sum of their losses; a diverged one counts as 1e3."""
     total: dict[Contestant, float] = {}
     for cell in board.cells:
-        if not board.why(cell):
+        if board.told(0, cell) and not board.why(cell):
             total.setdefault(cell.contestant, 0.0)
             total[cell.contestant] += min(board.loss(cell), 1e3)
     return sorted(total, key=lambda one: total[one])

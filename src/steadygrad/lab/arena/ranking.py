@@ -141,5 +141,12 @@ def open_problems(board: Board, setting: Setting) -> list[Cell]:
     return [cell for problem, cell in best.items() if problem not in solved]
 
 
+def unknown(board: Board, setting: Setting) -> int:
+    """Return of how many problems of a setting no cell has finished a round, though it may yet."""
+    cells = [cell for cell in board.by_setting[setting] if not board.why(cell)]
+    known = {cell.contestant.problem for cell in cells if board.reached(cell) >= 0}
+    return len({cell.contestant.problem for cell in cells} - known)
+
+
 def _further(board: Board, cell: Cell) -> tuple[int, float]:
     return -board.reached(cell), board.loss(cell)

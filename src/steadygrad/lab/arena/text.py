@@ -9,7 +9,7 @@ from statistics import median
 
 from steadygrad.lab.arena.board import Board
 from steadygrad.lab.arena.grid import Cell, Contestant, Setting
-from steadygrad.lab.arena.ranking import Place, open_problems, places
+from steadygrad.lab.arena.ranking import Place, open_problems, places, unknown
 from steadygrad.lab.running import columns
 
 WIDTH = 80
@@ -153,11 +153,13 @@ def _open(board: Board, settings: Sequence[Setting]) -> str:
             steps = board.schedule.steps_of(max(0, board.reached(cell)))
             best = f"{cell.contestant.init} at {_loss(board.loss(cell))}"
             lines.append(f"{named(setting)}, {problem}: nearest is {best} after {steps} steps")
+    waiting = sum(unknown(board, setting) for setting in settings)
+    if waiting:
+        lines.append(f"problems of which nothing is known yet: {waiting}")
     if not lines:
         return "open: nothing; every problem is trained by some initialisation"
-    return "\n".join(
-        ["open: what no initialisation here trains", *(_wrapped(one, 3) for one in lines)]
-    )
+    title = "open: what no initialisation here trains" + (", so far" if waiting else "")
+    return "\n".join([title, *(_wrapped(one, 3) for one in lines)])
 
 
 def _problem(board: Board, cell: Cell) -> list[str]:
