@@ -26,11 +26,9 @@ class _Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # click's own types
         """Take the first two words for a command where there is one of that name."""
         both = " ".join(args[:2])
-        return (
-            (both, self.commands[both], args[2:])
-            if both in self.commands
-            else super().resolve_command(ctx, args)
-        )
+        if both in self.commands:
+            return both, self.commands[both], args[2:]
+        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(
@@ -408,7 +406,7 @@ def lab_command(
 
     Without a name, list the experiments with their claims, and what earlier runs measured. With
     one, run it and write lab/NAME/numbers.json, table.txt, figure.svg and figure.png. With --all,
-    run every one, and write lab/index.html as well.
+    run every one, and write lab/index.html as well. `steadygrad lab arena` is a command of its own.
 
     Exit codes: 0 all numbers within their tolerance, 1 some out of it, 2 could not run.
     """

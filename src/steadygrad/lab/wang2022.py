@@ -30,7 +30,7 @@ def wang2022(plan: Plan) -> Result:
 
     Blocks, data, and uniform attention are those of `xiong2020`; the geometric mean of several
     draws, as moves of post-LN nets differ ten-fold between draws. That DeepNorm's move is O(1) in
-    depth does not show here: from 6 to 48 layers it grows about five-fold, post-LN's twenty-fold.
+    depth does not show here: from 6 to 48 layers it grows six-fold, post-LN's over twenty-fold.
     What does show is how far they are apart.
     """
     depths = plan.pick((2, 4), (6, 12, 24, 48), (6, 12, 24, 48, 96))
