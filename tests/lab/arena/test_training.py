@@ -13,7 +13,7 @@ from steadygrad.lab.arena.asking import asked, check_grid, fitting
 from steadygrad.lab.arena.board import Board
 from steadygrad.lab.arena.contestants import ACTIVATIONS, ARCHITECTURES, INITS, OPTIMIZERS
 from steadygrad.lab.arena.grid import Attempt, Cell, Contestant, Grid, Schedule, Score, Setting
-from steadygrad.lab.arena.playing import player
+from steadygrad.lab.arena.playing import Died, player
 from steadygrad.lab.arena.rounds import play_rounds
 from steadygrad.lab.arena.store import FILE, Store, key
 from steadygrad.lab.arena.training import performed
@@ -210,6 +210,19 @@ def test_what_failed_is_made_again_next_time(tmp_path: Path) -> None:
     again = Store(tmp_path)
     assert again.score(attempt()) is None
     again.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_ends_the_competition_and_keeps_the_board(tmp_path: Path) -> None:
+    grid = Grid((1,), (4,), activations=("relu",), inits=("default",), optimizers=("adam",))
+    board = Board("digits", Schedule(40, 2), grid.cells, math.log(10))
+    store = Store(tmp_path)
+    store.close()
+    store._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - the store closes it
+    with pytest.raises(Died, match="No space left"):
+        play_rounds(board, (), player(board, store, None, lambda _: None))
+    store.close()
+    assert len(board.scores) == 1
 
 
 # --- Together ------------------------------------------------------------------------------------

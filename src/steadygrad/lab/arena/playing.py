@@ -24,7 +24,7 @@ INTERRUPTED = 130
 
 
 class Died(Exception):  # noqa: N818 - not an error of ours: the system ends processes
-    """A process was ended from outside."""
+    """A process was ended from outside, or the disk is full."""
 
 
 def player(board: Board, store: Store, executor: Executor | None, tell: Tell) -> Play:
@@ -40,11 +40,18 @@ def player(board: Board, store: Store, executor: Executor | None, tell: Tell) ->
                 board.put(attempt, known)
                 tell(work(attempt))
         for attempt, score in _made(sorted(missing, key=work, reverse=True), executor):
-            store.keep(attempt, score)
             board.put(attempt, score)
+            _kept(store, attempt, score)
             tell(work(attempt))
 
     return play
+
+
+def _kept(store: Store, attempt: Attempt, score: Score) -> None:
+    try:
+        store.keep(attempt, score)
+    except OSError as error:
+        raise Died(f"expected to write down what was made: {error.strerror}") from None
 
 
 def work(attempt: Attempt) -> float:

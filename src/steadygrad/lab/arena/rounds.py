@@ -17,6 +17,7 @@ from steadygrad.lab.arena.grid import Attempt, Cell
 Play = Callable[[Sequence[Attempt]], None]  # makes attempts and puts their scores on the board
 
 FINER = 10**0.5  # half a decade
+LEAST = 3  # cells of a setting that go on at least: a final of one compares nothing
 
 
 def play_rounds(board: Board, rates: Sequence[float], play: Play) -> None:
@@ -70,7 +71,7 @@ def survivors(board: Board, number: int, cells: Sequence[Cell]) -> list[Cell]:
     kept: list[Cell] = []
     for _, group in groupby(sorted(cells), lambda cell: cell.setting):
         order = sorted(group, key=lambda cell: board.best(number, cell)[1])
-        count = math.ceil(len(order) * board.schedule.keep)
+        count = max(LEAST, math.ceil(len(order) * board.schedule.keep))
         solved = {one.contestant.problem for one in order if _below(board, number, one)}
         for place, cell in enumerate(order):
             problem = cell.contestant.problem

@@ -29,7 +29,7 @@ class Store:
         directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / FILE
         self._known = dict(_read(self._path))
-        self._file = self._path.open("a+b")
+        self._file = self._path.open("ab", buffering=0)
         if not _ends_with_a_line(self._path):
             self._file.write(b"\n")
 
@@ -43,7 +43,6 @@ class Store:
         if not score.why.startswith("failed"):
             line = json_of({"key": json.loads(key(attempt)), "score": asdict(score)})
             self._file.write(line.encode() + b"\n")
-            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
