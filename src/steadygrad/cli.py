@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
+from typer.core import TyperGroup
 
 from steadygrad import __version__
 
@@ -18,7 +19,20 @@ if TYPE_CHECKING:
     from steadygrad.render.words import Glyphs
     from steadygrad.replay.captured import Captured
 
+
+class _Commands(TyperGroup):
+    """Commands of which one may have a name of two words, `lab arena` beside `lab`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # click's own types
+        """Take the first two words for a command where there is one of that name."""
+        both = " ".join(args[:2])
+        if both in self.commands:
+            return both, self.commands[both], args[2:]
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -416,7 +430,7 @@ def lab_command(
 
     Without a name, list the experiments with their claims, and what earlier runs measured. With
     one, run it and write lab/NAME/numbers.json, table.txt, figure.svg and figure.png. With --all,
-    run every one, and write lab/index.html as well.
+    run every one, and write lab/index.html as well. `steadygrad lab arena` is a command of its own.
 
     Exit codes: 0 all numbers within their tolerance, 1 some out of it, 2 could not run.
     """
@@ -428,6 +442,82 @@ def lab_command(
             if every:
                 return command.run_all(directory, full, seed)
             return command.run(name, directory, full, seed) if name else command.show(directory)
+        except (ValueError, ModuleNotFoundError, OSError) as error:
+            return _say(str(error))
+
+    raise typer.Exit(_guarded(start, lambda _: None))
+
+
+class Color(StrEnum):
+    """What the colors of a phase diagram say."""
+
+    loss = "loss"
+    trained = "trained"
+    gradient = "gradient"
+
+
+def _axis(helps: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(help=helps, show_default=False)
+    return option
+
+
+@app.command(name="lab arena")
+def arena_command(  # noqa: PLR0913 - one argument for each option
+    depths: Annotated[str | None, _axis("Numbers of blocks: 10,30,60.")] = None,
+    widths: Annotated[str | None, _axis("Units of each: 64.")] = None,
+    gains: Annotated[str | None, _axis("What drawn weights are multiplied by: 1.")] = None,
+    init: Annotated[str | None, _axis("he,level,edge-of-chaos,lsuv, or FILE.py:init.")] = None,
+    activation: Annotated[str | None, _axis("relu,gelu,tanh, or FILE.py:function.")] = None,
+    norm: Annotated[str | None, _axis("none, batch, layer, rms, or FILE.py:norm.")] = None,
+    optimizer: Annotated[str | None, _axis("sgd,adam; rmsprop, muon, or FILE.py:make.")] = None,
+    architecture: Annotated[
+        str | None, _axis("plain; residual, rezero, pre-ln, post-ln, or FILE.py:block.")
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="What is learned: digits, or FILE.py:setup for a Setup of yours.")
+    ] = "digits",
+    lr: Annotated[str | None, _axis("Learning rates in place of each optimizer's search.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of the last round.")] = 100,
+    seeds: Annotated[int, typer.Option(help="Seeds of the last round.")] = 5,
+    keep: Annotated[float, typer.Option(help="Share kept after each round; 1 keeps all.")] = 0.5,
+    color: Annotated[Color, typer.Option(help="What the phase diagram shows.")] = Color.loss,
+    workers: Annotated[int, typer.Option(help="Trainings that run at a time.")] = 2,
+    dask: Annotated[
+        str | None,
+        typer.Option(help="Train on a Dask cluster at this address.", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Begin, however long it takes.")] = False,
+    directory: Annotated[Path, typer.Option("-o", "--output", help="Where to write.")] = Path(
+        "lab/arena"
+    ),
+) -> None:
+    """Let initialisations, activations, norms, optimizers, and architectures compete.
+
+    Every combination is trained, in each depth, width, and gain, for a short while with five
+    learning rates; the better half for longer; the best on several seeds. Printed is a ranking for
+    each setting with what cannot be told apart, and what no initialisation trains. Written are
+    ranking.txt, ranking.json, phase.svg, phase.png, and attempts.jsonl, from which the same command
+    goes on where it was interrupted. A name FILE.py:FUNCTION is a function of yours; docs/lab.md
+    says what it takes.
+
+    Exit codes: 0 ranked, 2 could not, 130 interrupted, with the ranking so far.
+    """
+
+    def start() -> int:
+        from steadygrad.lab.arena.asking import asked
+        from steadygrad.lab.arena.command import Options, run
+        from steadygrad.lab.arena.grid import Schedule
+
+        given = {
+            "depths": depths, "widths": widths, "gains": gains, "inits": init,
+            "activations": activation, "norms": norm, "optimizers": optimizer,
+            "architectures": architecture, "lr": lr,
+        }  # fmt: skip
+        try:
+            grid, rates = asked(task, given)
+            schedule = Schedule(steps, seeds, keep)
+            options = Options(grid, schedule, rates, directory, color.value, workers, dask, yes)
+            return run(options)
         except (ValueError, ModuleNotFoundError, OSError) as error:
             return _say(str(error))
 

@@ -22,6 +22,7 @@ from steadygrad.lab.roberts2022 import roberts2022
 from steadygrad.lab.saxe2014 import saxe2014
 from steadygrad.lab.schoenholz2017 import schoenholz2017
 from steadygrad.lab.wang2022 import wang2022
+from steadygrad.lab.wortsman2023 import wortsman2023
 from steadygrad.lab.xiao2018 import xiao2018
 from steadygrad.lab.xiong2020 import xiong2020
 from steadygrad.lab.yang2019 import yang2019
@@ -53,4 +54,5 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     yang2021,
     roberts2022,
     wang2022,
+    wortsman2023,
 )

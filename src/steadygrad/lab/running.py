@@ -68,7 +68,7 @@ def write(outcome: Outcome, directory: Path) -> Path:
 def as_json(outcome: Outcome) -> dict[str, Any]:  # JSON-like
     """Return all numbers of an outcome; what is not finite is written as a string."""
     experiment, result = outcome.experiment, outcome.result
-    told: dict[str, Any] = _finite(
+    told: dict[str, Any] = finite(
         {
             "name": experiment.name,
             "claim": experiment.claim,
@@ -88,11 +88,12 @@ def as_json(outcome: Outcome) -> dict[str, Any]:  # JSON-like
     return told
 
 
-def _finite(tree: Any) -> Any:  # JSON-like
+def finite(tree: Any) -> Any:  # JSON-like
+    """Return a tree in which numbers that are not finite are their text, as JSON knows none."""
     if isinstance(tree, dict):
-        return {str(key): _finite(value) for key, value in tree.items()}
+        return {str(key): finite(value) for key, value in tree.items()}
     if isinstance(tree, Sequence) and not isinstance(tree, str):
-        return [_finite(one) for one in tree]
+        return [finite(one) for one in tree]
     if isinstance(tree, float) and not math.isfinite(tree):
         return str(tree)
     return tree

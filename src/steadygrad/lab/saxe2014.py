@@ -19,10 +19,12 @@ LEARNED = 0.5  # of what a linear map can explain
     "saxe2014",
     claim="Deep linear networks with orthogonal weights learn in a time that levels off with "
     "depth; Gaussian ones slow down with depth",
-    published="learning time independent of depth, for orthogonal weights",
-    tolerance="orthogonal, deepest over 10 layers, at most 1.5: steps are whole numbers near 20, "
-    "and rates up to 2 apart; a time that grows with depth would be 6 times as long; Gaussian at "
-    "the largest depth at least 10 times its time at the smallest, an order",
+    published="a deep net learns at most a finite time later than a shallow one, with orthogonal "
+    "weights (section 2, figure 6)",
+    tolerance="orthogonal, deepest over 10 layers, at most 1.5: the best of rates up to 2 apart is "
+    "within sqrt(2) of the optimum, and steps are whole; a time in proportion to depth would be 6 "
+    "times as long. Gaussian, deepest over shallowest: in proportion to depth that is 20, and half "
+    "of it for the rates",
     source="Saxe, McClelland & Ganguli 2014, Exact solutions to the nonlinear dynamics of learning "
     "in deep linear neural networks",
 )
