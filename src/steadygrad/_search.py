@@ -187,12 +187,13 @@ def draws(count: int, seed: int) -> list[Names]:
 
 @dataclass(slots=True)
 class Search:
-    """One search for a cure; `known` are the outcomes so far."""
+    """One search for a cure; `known` are the outcomes so far, `unfit` says what needs no trial."""
 
     run: Run
     plan: Plan
     tell: Tell = lambda _: None
     known: dict[Arm, Outcome] = field(default_factory=dict)
+    unfit: dict[str, str] = field(default_factory=dict)
     random: set[Names] = field(default_factory=set)
     said: list[str] = field(default_factory=list)
 
@@ -200,6 +201,10 @@ class Search:
 
     def make(self, arms: Sequence[Arm]) -> None:
         """Make the trainings that are not known yet."""
+        for arm in arms:
+            why = next((self.unfit[name] for name in arm.remedies if name in self.unfit), "")
+            if why:
+                self.known.setdefault(arm, Outcome(unfit=why))
         wanted = [one for one in dict.fromkeys(arms) if one not in self.known]
         for arm, outcome in self.run(wanted):
             self.known[arm] = outcome
@@ -218,13 +223,14 @@ class Search:
         if self.plan.random and self.spent > before:
             waiting = [one for one in draws(DRAWS, seed=0) if not self._is_known(one)]
             self.random |= set(waiting)
-            limit = self.spent + self.plan.share
+            limit = min(self.spent + self.plan.share, self.plan.budget)
             self._finals(self._fitting(partial(_taken, waiting), limit), limit)
 
     def mend(self, candidates: Sequence[Remedy]) -> None:
         """Try what is proposed, alone and joined."""
         limit = self.spent + self.plan.share
-        self._finals(self._climb([(one.name,) for one in candidates], limit), limit)
+        tried = self._climb([(one.name,) for one in candidates], limit)
+        self._finals(tried, limit, spare=2 * self.plan.steps)
 
     def _climb(self, singles: Sequence[Names], limit: int) -> list[Names]:
         """Give short trials to some remedies alone, then to the best of them joined with others."""
@@ -317,8 +323,11 @@ class Search:
         mends = self.known[self._short(names)].own and self._heals(names)
         return not mends, self._at_short(names)
 
-    def _finals(self, tried: Sequence[Names], limit: int) -> None:
-        """Make whole trials of the best, alone and joined; the smallest that does has all seeds."""
+    def _finals(self, tried: Sequence[Names], limit: int, spare: int = 0) -> None:
+        """Make whole trials of the best, alone and joined; the smallest that does has all seeds.
+
+        Where it fails on one, the next best has them, for which there are `spare` steps besides.
+        """
         plan = self.plan
         ranked = sorted(tried, key=self._rank)
         alone = [one for one in ranked if len(one) == 1]
@@ -328,7 +337,7 @@ class Search:
         trials = [self._trial(one) for one in ranked[:room]]
         better = [one for one in trials if one.verdict == "unsure"]  # on one seed
         for chosen in (cheapest(better), *sorted(better, key=lambda one: one.after)):
-            if chosen is None or self.spent + plan.whole - plan.steps > limit:
+            if chosen is None or self.spent + plan.whole - plan.steps > limit + spare:
                 return
             self.make([Arm(chosen.remedies, seed, plan.steps) for seed in plan.seeds])
             if self._trial(chosen.remedies).verdict == "helps":
@@ -403,7 +412,6 @@ class Search:
         seeds = tuple(arm.seed for arm in arms)
         compared, first = self._compared(names, seeds, steps), mine[arms[0]]
         error = next((one.error for one in mine.values() if one.error), "")
-        place = list(self.known).index(next(iter(mine)))
         verdict = compared.verdict
         if first.unfit:
             verdict = "unfit"
@@ -425,7 +433,6 @@ class Search:
             names in self.random,
             first.own,
             fmean(self.known[Arm((), seed, self.plan.steps)].start for seed in seeds),
-            place,
         )
 
     def _chosen(self, trials: Sequence[Trial]) -> Trial | None:

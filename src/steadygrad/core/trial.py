@@ -175,7 +175,6 @@ class Trial:
     random: bool = False  # drawn blindly, to see what the diagnosis is worth
     own: bool = False  # the loss is another one, and `before` is where it began
     start: float = math.inf  # the mean first loss of the untouched training
-    place: int = 0  # in the order in which remedies were tried
 
     @property
     def name(self) -> str:
@@ -231,14 +230,13 @@ def smallest(trials: Sequence[Trial], *, blind: bool = True) -> Trial | None:
 def cheapest(trials: Sequence[Trial]) -> Trial | None:
     """The smallest change that comes within 5 % of the best gain, of trials on the same seeds.
 
-    Of equal ones it is that which was proposed first. What gives the training another loss comes
-    before all that goes on with a wrong one.
+    What gives the training another loss comes before all that goes on with a wrong one.
     """
     right = [one for one in trials if one.own]
     gains = {id(one): _gain(one) for one in right or trials}
     best = max(gains.values(), default=0.0)
     close = [one for one in right or trials if gains[id(one)] >= best - CLOSE * abs(best)]
-    return min(close, key=lambda one: (one.size, one.place), default=None)
+    return min(close, key=lambda one: (one.size, fmean(one.after)), default=None)
 
 
 def _gain(one: Trial) -> float:

@@ -28,8 +28,10 @@ from steadygrad.core.report import Report
 from steadygrad.core.trial import LOST, Outcome, lost
 from steadygrad.launch.excuse import told
 from steadygrad.launch.harmless import Scratch, harmless
+from steadygrad.launch.screen import screened
 from steadygrad.launch.training import ended, module, script
 from steadygrad.remedies.applied import BY_NAME, Applied
+from steadygrad.remedies.catalogue import REMEDIES
 from steadygrad.remedies.instead import Instead
 from steadygrad.remedies.remedy import Scene, Unfit
 from steadygrad.replay.captured import CannotLook
@@ -46,7 +48,10 @@ class Enough(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A trial of a script: with which remedies, for how long; `looks` for a check alone."""
+    """A trial of a script: with which remedies, for how long.
+
+    With `looks` it is a check alone; with `screens` it also says which remedies are unfit.
+    """
 
     target: str
     arguments: tuple[str, ...] = ()
@@ -56,6 +61,7 @@ class Job:
     steps: int = 60
     where: tuple[str, ...] = ()
     looks: bool = False
+    screens: bool = False
 
 
 @dataclass(slots=True)
@@ -66,6 +72,7 @@ class Result:
     findings: list[dict[str, Any]] = field(default_factory=list)  # JSON-like
     clear: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
+    unfit: dict[str, str] = field(default_factory=dict)
 
 
 class Lane:
@@ -78,6 +85,7 @@ class Lane:
         self._job, self._watch, self._leave = job, watch, leave
         self.applied: Applied | None = None
         self.unfit = ""
+        self.screened: dict[str, str] = {}
         self.made = -1  # steps since the change
         self._mine: Optimizer | None = None
         self._told = 0
@@ -118,6 +126,9 @@ class Lane:
     def _begin(self, optimizer: Optimizer) -> None:
         """Change the training, and let this step move nothing."""
         remedies = [BY_NAME[name] for name in self._job.remedies]
+        if self._job.screens:
+            with kept():
+                self.screened = screened(self._scene(optimizer), REMEDIES)
         if remedies:
             try:
                 with kept():
@@ -188,7 +199,8 @@ def _result(lane: Lane, watch: Watch, scratch: Scratch, error: str, seconds: flo
     outcome = Outcome(losses, patch, imitates, lane.unfit, error, seconds, own)
     report: Report = watch.report()
     found = [as_json(one) for one in (*report.findings, *report.folded)]
-    return Result(outcome, found, list(report.clear), sorted(scratch.written))
+    written = sorted(scratch.written)
+    return Result(outcome, found, list(report.clear), written, lane.screened)
 
 
 def look(job: Job, home: Path, save: Callable[[Result], None]) -> None:

@@ -59,6 +59,7 @@ class Bench:
     timeout: float = 600.0
     results: dict[Arm, Result] = field(default_factory=dict)
     written: set[str] = field(default_factory=set)
+    unfit: dict[str, str] = field(default_factory=dict)
 
     def run(self, arms: Sequence[Arm]) -> Iterator[tuple[Arm, Outcome]]:
         """Make trainings, and hand out each as it ends."""
@@ -69,6 +70,7 @@ class Bench:
             for done in as_completed(waiting):
                 arm, result = waiting[done], done.result()
                 self.results[arm] = result
+                self.unfit |= result.unfit
                 self.written |= set(result.written)
                 yield arm, result.outcome
         finally:
@@ -90,6 +92,7 @@ class Bench:
             arm.seed,
             arm.steps,
             self.where,
+            screens=not arm.remedies and arm.seed == 0,
         )
 
 
@@ -105,7 +108,7 @@ def cure_script(
     since = time.perf_counter()
     with _executor(options) as executor:
         bench = Bench(options, executor, timeout=options.timeout)
-        search = Search(bench.run, plan, tell)
+        search = Search(bench.run, plan, tell, unfit=bench.unfit)
         first = Result(Outcome())
         try:
             first = bench.look() if not options.module else first
