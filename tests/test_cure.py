@@ -26,7 +26,8 @@ import steadygrad as sg
 from steadygrad._search import Plan, Search, draws, proposals
 from steadygrad.core.finding import Advice, Finding, Severity
 from steadygrad.core.trial import LOST, Arm, Cure, Outcome
-from steadygrad.launch.cured import Options, cure_script
+from steadygrad.launch.arm import Job
+from steadygrad.launch.cured import Options, cure_script, on_dask, performed
 from steadygrad.remedies.applied import BY_NAME
 from steadygrad.remedies.catalogue import REMEDIES
 from steadygrad.render.html import html
@@ -344,6 +345,40 @@ def test_a_script_is_cured_and_its_files_are_left_alone(home: Path) -> None:
 def _cured(target: Path, *arguments: str, timeout: float = 60.0) -> sg.Report:
     options = Options(str(target), arguments, steps=8, seeds=2, budget=160, random=False)
     return cure_script(replace(options, timeout=timeout), lambda _: None, lambda _: None)
+
+
+def test_what_does_not_fit_a_script_is_found_out_without_disturbing_it(home: Path) -> None:
+    job = Job(str(home / "sick.py"), ("30", "0.1"), steps=8)
+    plain, screened = (performed(replace(job, screens=one), 60.0) for one in (False, True))
+
+    assert "safe-div" in screened.unfit
+    assert "standardise" in screened.unfit
+    assert not {"adam", "lr-x0.1", "level-init", "layer-norm"} & set(screened.unfit)
+    assert screened.outcome.losses == plain.outcome.losses
+    assert len(plain.outcome.losses) == 8
+
+
+def test_a_script_under_torchrun_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    with pytest.raises(CannotLook, match="without torchrun"):
+        _cured(home / "sick.py", "30", "0.1")
+
+
+@pytest.mark.slow
+def test_a_trial_runs_on_a_dask_cluster(home: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    job = Job(str(home / "sick.py"), ("30", "0.1"), steps=8)
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+        ) as cluster,
+        on_dask(cluster.scheduler_address) as executor,
+    ):
+        result = executor.submit(performed, job, 120.0).result()
+
+    assert len(result.outcome.losses) == 8
+    assert not (home / "best.pt").exists()
 
 
 def test_a_script_that_raises_is_told_with_its_line(tmp_path: Path) -> None:

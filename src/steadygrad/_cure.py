@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steadygrad._check import check
-from steadygrad._search import UNJUDGED, Plan, Search, Tell, proposals
+from steadygrad._search import UNJUDGED, Plan, Search, Tell, culprits, proposals
 from steadygrad._watch import Plan as WatchPlan
 from steadygrad._watch import Watch
 from steadygrad.core.finding import Finding, Severity
@@ -86,7 +86,7 @@ def cure(
         )
     begin = time.perf_counter()
     diagnosed = diagnosis_of(setup, plan)
-    where = tuple(where for one in diagnosed.findings for where in one.where)
+    where = culprits(diagnosed.findings)
     search = Search(_runner(setup, executor, where), plan, tell or (lambda _: None))
     return cured(search, diagnosed, begin)
 

@@ -38,7 +38,8 @@ Names = tuple[str, ...]
 SHORT = 4  # a first trial has so much less steps than a whole one
 SINGLES = 4  # remedies that are tried alone before the best is joined with others
 ROUND = 3  # trials that are chosen at a time after that
-HEALING = 4  # remedies that end a NaN, after which no further one is looked for
+HEALING = 4  # remedies that end a NaN alike, after which no further one is looked for
+ALIKE = 10  # times the lowest loss, within which they are alike
 BOTTOMLESS = 10  # times as far below zero as it began above is a loss without a bottom, perhaps
 JOINED = 3  # remedies at most in one trial
 LONGER = 4  # the confirmation has so many times the steps, where the budget allows
@@ -154,6 +155,11 @@ def proposals(
     ]
 
 
+def culprits(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """The places that are to be changed: not those where numbers only cease to be finite."""
+    return tuple(w for one in findings if not one.code.startswith("G00") for w in one.where)
+
+
 def _with(names: Names, more: Names) -> Names:
     """Remedies joined, in order; none where two are of a kind, or they are too many."""
     joined = [BY_NAME[name] for name in (*names, *more)]
@@ -265,7 +271,8 @@ class Search:
         more = self._in_turn(singles, max(count, 1))
         best = self._best(tried)
         if best is not None and self._heals(best):
-            healing = sum(map(self._heals, tried))
+            level = ALIKE * abs(self._at_short(best))
+            healing = sum(self._heals(one) and self._at_short(one) <= level for one in tried)
             return more[: max(0, min(count, HEALING - healing))]
         if best is None:
             return more[:count]
@@ -432,7 +439,7 @@ class Search:
             first.unfit or error,
             names in self.random,
             first.own,
-            fmean(self.known[Arm((), seed, self.plan.steps)].start for seed in seeds),
+            fmean(mine[arm].start for arm in arms),
         )
 
     def _chosen(self, trials: Sequence[Trial]) -> Trial | None:

@@ -174,7 +174,7 @@ class Trial:
     why: str = ""
     random: bool = False  # drawn blindly, to see what the diagnosis is worth
     own: bool = False  # the loss is another one, and `before` is where it began
-    start: float = math.inf  # the mean first loss of the untouched training
+    start: float = math.inf  # the mean first loss, with the change
 
     @property
     def name(self) -> str:
@@ -233,14 +233,16 @@ def cheapest(trials: Sequence[Trial]) -> Trial | None:
     What gives the training another loss comes before all that goes on with a wrong one.
     """
     right = [one for one in trials if one.own]
-    gains = {id(one): _gain(one) for one in right or trials}
+    lowest = min(right or trials, key=lambda one: fmean(one.after), default=None)
+    begin = math.inf if lowest is None else lowest.start
+    gains = {id(one): _gain(one, begin) for one in right or trials}
     best = max(gains.values(), default=0.0)
     close = [one for one in right or trials if gains[id(one)] >= best - CLOSE * abs(best)]
     return min(close, key=lambda one: (one.size, fmean(one.after)), default=None)
 
 
-def _gain(one: Trial) -> float:
-    """How far the loss falls: from the untouched end, or its start where the end is not finite.
+def _gain(one: Trial, begin: float) -> float:
+    """How far the loss falls: from the untouched end, or from `begin` where that is not finite.
 
     Another loss falls by a share of where it began.
     """
@@ -248,4 +250,4 @@ def _gain(one: Trial) -> float:
         return -one.effect / (abs(fmean(one.before)) or 1.0)
     if math.isfinite(one.effect):
         return -one.effect
-    return one.start - fmean(one.after) if math.isfinite(one.start) else -fmean(one.after)
+    return begin - fmean(one.after) if math.isfinite(begin) else -fmean(one.after)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from steadygrad._cure import INTERRUPTED, cured, joined, planned
 from steadygrad._replay import is_disguised
-from steadygrad._search import Plan, Search
+from steadygrad._search import Plan, Search, culprits
 from steadygrad.core.finding import from_json
 from steadygrad.core.report import Report
 from steadygrad.core.trial import Arm, Cure, Outcome
@@ -121,7 +121,7 @@ def cure_script(
             return replace(_diagnosed(bench, first), cure=search.cure(), cost=cost)
         _check_untouched(search, options)
         diagnosed = _diagnosed(bench, first)
-        bench.where = tuple(where for one in diagnosed.findings for where in one.where)
+        bench.where = culprits(diagnosed.findings)
         slowest = max(one.seconds for one in search.known.values())
         bench.timeout = min(options.timeout, 60 + PATIENT * slowest)
         _say_what_varies(search)
@@ -197,10 +197,11 @@ def _redirected(written: set[str]) -> str:
 @contextmanager
 def _executor(options: Options) -> Iterator[Executor]:
     """Threads that wait for processes, here or on a cluster; an interrupt ends what is running."""
-    if options.dask is None:
-        executor: Executor = ThreadPoolExecutor(options.workers)
-    else:
-        executor = _on_dask(options.dask)
+    if options.dask is not None:
+        with on_dask(options.dask) as executor:
+            yield executor
+        return
+    executor = ThreadPoolExecutor(options.workers)
     try:
         yield executor
     finally:
@@ -209,7 +210,9 @@ def _executor(options: Options) -> Iterator[Executor]:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _on_dask(address: str) -> Executor:
+@contextmanager
+def on_dask(address: str) -> Iterator[Executor]:
+    """Workers of a Dask cluster."""
     try:
         from distributed import Client
     except ImportError:
@@ -217,10 +220,11 @@ def _on_dask(address: str) -> Executor:
             "expected Dask for --dask, which is not installed: pip install 'steadygrad[dask]'"
         ) from None
     try:
-        executor: Executor = Client(address, timeout=10).get_executor()
+        client = Client(address, timeout=10)
     except OSError as error:
         raise CannotLook(f"expected a Dask scheduler at {address}, got {error}") from None
-    return executor
+    with client:
+        yield client.get_executor()
 
 
 # --- A process -----------------------------------------------------------------------------------
