@@ -33,7 +33,6 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -370,6 +369,14 @@ def replay_command(
     raise typer.Exit(_guarded(start, lambda _: None))
 
 
+def _codes(begun: str) -> list[str]:
+    """Codes and names of findings that begin so; remedies need torch, which takes seconds."""
+    from steadygrad.detectors import EVERY
+
+    names = dict.fromkeys(name for one in EVERY for name in (one.code, one.name))
+    return [name for name in names if name.lower().startswith(begun.lower())]
+
+
 @app.command()
 def explain(
     code: Annotated[
@@ -377,6 +384,7 @@ def explain(
         typer.Argument(
             help="A code (G102), its name (vanishing-gradient), or a remedy (level-init).",
             show_default=False,
+            autocompletion=_codes,
         ),
     ] = None,
 ) -> None:

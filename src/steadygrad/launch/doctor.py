@@ -17,6 +17,8 @@ EXTRAS = {
     "hf": ("transformers", "check hf:NAME, and a callback for its Trainer"),
     "timm": ("timm", "check timm:NAME"),
     "demo": ("scikit-learn", "python -m steadygrad.demo"),
+    "lab": ("matplotlib", "figures of lab, and its digits"),
+    "dask": ("distributed", "cure --dask, lab arena --dask"),
     "parquet": ("pyarrow", "export --to parquet"),
     "lightning": ("pytorch-lightning", "a callback for its Trainer"),
     "wandb": ("wandb", "run --to wandb"),
