@@ -75,7 +75,7 @@ def gradient_spike(
         f"the gradient of step {worst.step} was {large}; the loss was {worst.before:.3g} until "
         f"then and is {worst.after:.3g} since."
         if stays
-        else f"{len(spikes)} gradients stood far above those before, the largest, of step "
+        else f"in {len(spikes)} step{'s'[: len(spikes) - 1]} the gradient stood far above those before, most in step "
         f"{worst.step}, {large}; the loss shows no lasting harm.",
         ("optimizer",),
         {"spikes": float(len(spikes)), "size": worst.size, "step": float(worst.step)},
