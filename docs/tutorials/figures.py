@@ -10,8 +10,8 @@ import math
 import re
 import sys
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 import steadygrad as sg
 from steadygrad import numerics
@@ -136,6 +136,55 @@ def root(axes: Axes) -> None:
     axes.legend()
 
 
+# --- Fifty layers without residuals ---------------------------------------------------------------
+
+
+def fifty(axes: Axes) -> None:
+    """How the gradient's norm goes through each of the page's networks."""
+    level = plain(50)
+    images, _ = digits()
+    finding = sg.check(level, images[:128]).findings[0]
+    scaled(level, float(finding.evidence["multiplier"]))
+    models = {
+        "as it comes": plain(50),
+        "level weights": level,
+        "orthogonal, tanh": orthogonal(plain(50, nn.Tanh)),
+        "batch norm": plain(50, norm=nn.BatchNorm1d),
+        "residuals": Residual(50),
+        "residuals, layer norm": Residual(50, nn.LayerNorm),
+    }
+    for (name, model), color in zip(models.items(), [COLORS[-1], *COLORS], strict=False):
+        depths = norms(model, images[:128])
+        places = np.linspace(1, 50, len(depths))
+        axes.semilogy(places, depths, label=name, color=color)
+    profile_axes(axes, 50)
+    axes.legend(ncols=2, loc="lower right")
+
+
+# --- Guarding a long run --------------------------------------------------------------------------
+
+
+def guarded(axes: Axes) -> None:
+    """The gradient's norm before and after the guard of the page."""
+    page = (HERE / "long-run.md").read_text(encoding="utf-8")
+    first, second = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[:2]
+    namespace: dict[str, Any] = {}
+    torch.set_default_dtype(torch.float32)
+    exec(first, namespace)
+    exec(second, namespace)
+    torch.set_default_dtype(torch.float64)
+    history = namespace["guard"].history
+    steps = [one.step for one in history]
+    axes.semilogy(steps, [one.norm for one in history], color=COLORS[0], label="before the guard")
+    axes.semilogy(steps, [one.norm_after for one in history], color=COLORS[1], label="after it")
+    for one in history:
+        if one.skipped:
+            axes.axvline(one.step, color=COLORS[3], linewidth=1.2, label="skipped")
+    axes.set(xlabel="step", ylabel="gradient's norm")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[:3], labels[:3])
+
+
 # --- What they are made of ------------------------------------------------------------------------
 
 
@@ -185,6 +234,14 @@ def he(model: nn.Module, nonlinearity: str = "relu") -> nn.Module:
     return model
 
 
+def orthogonal(model: nn.Module) -> nn.Module:
+    """Draw orthogonal weights."""
+    for layer in linears(model):
+        nn.init.orthogonal_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return model
+
+
 def scaled(model: nn.Module, factor: float) -> nn.Module:
     """Multiply all weights."""
     with torch.no_grad():
@@ -207,7 +264,7 @@ def losses(model: nn.Module, *, steps: int, lr: float = 0.01) -> list[float]:
     seen = []
     for _ in range(steps):
         batch = torch.randint(len(images), (64,), generator=generator)
-        loss = F.cross_entropy(model(images[batch]), labels[batch])
+        loss = cross_entropy(model(images[batch]), labels[batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -237,6 +294,8 @@ FIGURES: dict[str, Draw] = {
     "depth": depth,
     "remedies": remedies,
     "root": root,
+    "fifty": fifty,
+    "guarded": guarded,
 }
 BOTH = ("descent", "depth", "remedies")  # in both languages
 
