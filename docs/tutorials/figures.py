@@ -121,7 +121,7 @@ def remedies(axes: Axes) -> None:
     for (name, make), color in zip(models.items(), [COLORS[-1], *COLORS], strict=False):
         axes.plot(smooth(losses(make(), steps=50)), label=name, color=color)
     axes.set(xlabel="step", ylabel="loss", ylim=(0, 2.6))
-    axes.legend(ncols=2)
+    above(axes)
 
 
 # --- My loss is NaN ---------------------------------------------------------------------------
@@ -158,7 +158,6 @@ def fifty(axes: Axes) -> None:
         places = np.linspace(1, 50, len(depths))
         axes.semilogy(places, depths, label=name, color=color)
     profile_axes(axes, 50)
-    axes.legend(ncols=2, loc="lower right")
 
 
 # --- Guarding a long run --------------------------------------------------------------------------
@@ -284,7 +283,13 @@ def profile_axes(axes: Axes, count: int) -> None:
     """Axes of a depth profile."""
     axes.axhline(1, color=PALE, linewidth=0.8)
     axes.set(xlabel="layer", ylabel="gradient's norm, 1 at the output", xlim=(0, count + 1))
-    axes.legend()
+    axes.set_xticks([1, *range(count // 5, count + 1, count // 5)])
+    above(axes)
+
+
+def above(axes: Axes) -> None:
+    """Set the legend above the curves, where it hides none."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8.5)
 
 
 # --- Drawing --------------------------------------------------------------------------------------
