@@ -66,7 +66,7 @@ CHINESE = {
     "PyTorch's default": "PyTorch 默认初始化",
     "He's weights": "He 初始化",
     "He's weights, doubled": "He 初始化 × 2",
-    "He's weights, layer 10 divided by 100": "He 初始化，第 10 层 ÷ 100",
+    "one layer divided by 100": "He 初始化，其中一层 ÷ 100",
     "as it is, also with lr x 10, or Adam": "原样（lr × 10 或 Adam 亦然）",
     "SELU": "SELU",
     "batch norm": "批归一化",
@@ -101,7 +101,7 @@ def depth(axes: Axes) -> None:
         "He's weights": he(plain(20)),
         "PyTorch's default": plain(20),
         "He's weights, doubled": scaled(he(plain(20)), 2.0),
-        "He's weights, layer 10 divided by 100": faulty,
+        "one layer divided by 100": faulty,
     }
     for name, model in models.items():
         axes.semilogy(range(1, 21), norms(model, images[:128]), ".-", label=name)
