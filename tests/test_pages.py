@@ -22,9 +22,10 @@ import torch
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     path
-    for pattern in ("README*.md", "docs/hosts.md", "docs/tutorials/*.md", "docs/zh/tutorials/*.md")
+    for pattern in ("README*.md", "docs/hosts.md", "docs/tutorials/*.md")
     for path in ROOT.glob(pattern)
 )
+TRANSLATED = sorted((ROOT / "docs/zh/tutorials").glob("*.md"))
 BLOCK = re.compile(
     r"(?P<skipped><!--- skip: next -->\s+)?"
     r'^```(?P<language>\w+)(?: title="(?P<title>[^"\n]+)")?\n(?P<source>.*?)^```$',
@@ -79,6 +80,18 @@ def test_a_page_tells_the_truth(
                 command(block.source)
     finally:
         torch.set_default_dtype(dtype)
+
+
+@pytest.mark.parametrize("page", TRANSLATED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_translation_runs_and_prints_what_its_original_does(page: Path) -> None:
+    original = ROOT / "docs/tutorials" / page.name
+    mine, theirs = (uncommented(one.read_text(encoding="utf-8")) for one in (page, original))
+    assert mine == theirs  # so that one of them is enough to run
+
+
+def uncommented(text: str) -> list[tuple[str, str]]:
+    """The language and the lines of each block of a page, without comments."""
+    return [(block.language, re.sub(r" *# .*", "", block.source)) for block in blocks(text)]
 
 
 def run(block: Block, page: Path, namespace: dict[str, Any]) -> str:
