@@ -55,6 +55,16 @@ def test_weights_that_break_before_any_gradient_are_the_optimizers(training: Tra
     assert one.code == "G005"
 
 
+def test_weights_that_were_broken_before_the_watch_are_not_the_optimizers(
+    training: Training,
+) -> None:
+    readings = {"weight": from_step(1, 8), "loss": from_step(1), "grad": from_step(1, 8)}
+    (one,) = broken(training(100, **readings))
+    assert one.code == "G005"
+    assert "optimizer" not in one.says
+    assert not one.try_next
+
+
 def test_one_bad_step_that_heals_is_a_risk(training: Training) -> None:
     (one,) = broken(training(100, loss=from_step(50, last=50)))
     assert one.severity is Severity.risk

@@ -159,6 +159,12 @@ def test_foreign_events_and_metrics_harm_nothing() -> None:
     assert "finding" in live(stored, 80, 30, UNICODE).plain
 
 
+def test_numbers_of_an_event_are_short() -> None:
+    jump = {"step": 2, "kind": "jump", "norm": 266.54880368491524}
+    drawn = live(run(sites(1), 3, jump), 80, 30, UNICODE).plain
+    assert any(line.endswith("jump norm 267") for line in drawn.splitlines())
+
+
 def test_a_spark_shows_what_is_broken_and_what_was_not_read() -> None:
     series = np.array([1.0, 2.0, np.nan, np.inf, 8.0])
     assert spark(series, 5, UNICODE) == "▁▂ ✗█"

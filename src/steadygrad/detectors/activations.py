@@ -111,7 +111,7 @@ def saturated_activation(record: Record) -> Iterator[Finding]:
         slope, nominal = float(np.nanmedian(depth.slope)), float(np.nanmedian(depth.nominal))
         own = trend.cause == "activation"
         why = (
-            f"even at best it passes {nominal:.2g}: no weights make up for that"
+            f"and {nominal:.2g} under N(0, 1): no weights make up for that"
             if own
             else f"{nominal:.2g} where it is used as meant: what enters it is too large"
         )

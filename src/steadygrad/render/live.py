@@ -345,5 +345,9 @@ def _words(event: Event) -> str:
     if isinstance(says, str):
         return f"{title}: {says}"
     hidden = ("step", "kind", "code", "name", "severity", "t")
-    rest = (f"{key} {value}" for key, value in event.items() if key not in hidden)
+    rest = (
+        f"{key} {number(value) if isinstance(value, float) else value}"
+        for key, value in event.items()
+        if key not in hidden
+    )
     return " ".join(chain([title], rest))

@@ -31,23 +31,25 @@ def table(cure: Cure, width: int, glyphs: Glyphs) -> Iterable[Text]:
         (one for one in drawn), key=lambda one: (-len(one.after), fmean(one.after)), default=None
     )
     shown = [*mine, *([best] if best is not None else [])]
-    names = _names(shown, width, seeds)
-    head = f"  {'remedy':<{names}}{f'loss after {steps} steps':<{seeds * LOSS + 2}}"
-    wide = _wide(width, names, seeds)
+    title = f"loss after {steps} steps"
+    losses = max(seeds * LOSS, len(title)) + 2
+    names = _names(shown, width, losses)
+    head = f"  {'remedy':<{names}}{title:<{losses}}"
+    wide = _wide(width, names, losses)
     yield Text(f"{head}{'against no change':<{EFFECT}}verdict" if wide else head, "dim")
     for one in shown:
-        yield _row(one, names, seeds, width, glyphs)
+        yield _row(one, names, losses, width, glyphs)
 
 
-def _names(rows: Sequence[Trial], width: int, seeds: int) -> int:
-    """Cells of the column of names."""
+def _names(rows: Sequence[Trial], width: int, losses: int) -> int:
+    """Cells of the column of names, beside so many of losses."""
     longest = max(cell_len(name_of(one)) for one in rows) + 2
-    room = width - 2 - (seeds * LOSS + 2) - EFFECT - 9
+    room = width - 2 - losses - EFFECT - 9
     return max(14, min(longest, max(room, 14)))
 
 
-def _wide(width: int, names: int, seeds: int) -> bool:
-    return width >= 2 + names + seeds * LOSS + 2 + EFFECT + 9
+def _wide(width: int, names: int, losses: int) -> bool:
+    return width >= 2 + names + losses + EFFECT + 9
 
 
 def name_of(one: Trial) -> str:
@@ -55,13 +57,13 @@ def name_of(one: Trial) -> str:
     return f"random: {one.name}" if one.random else one.name
 
 
-def _row(one: Trial, names: int, seeds: int, width: int, glyphs: Glyphs) -> Text:
+def _row(one: Trial, names: int, losses: int, width: int, glyphs: Glyphs) -> Text:
     name = cut(clean(name_of(one), glyphs), names - 2, glyphs)
-    losses = "".join(f"{loss_of(loss):<{LOSS}}" for loss in one.after)
-    line = Text(f"  {name:<{names}}{losses:<{seeds * LOSS + 2}}")
+    ends = "".join(f"{loss_of(loss):<{LOSS}}" for loss in one.after)
+    line = Text(f"  {name:<{names}}{ends:<{losses}}")
     if not one.remedies:
         return line
-    if not _wide(width, names, seeds):
+    if not _wide(width, names, losses):
         return line.append(one.verdict, STYLES.get(one.verdict, ""))
     line.append(f"{effect_of(one):<{EFFECT}}")
     return line.append(verdict_of(one), STYLES.get(one.verdict, ""))

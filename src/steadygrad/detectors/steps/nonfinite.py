@@ -121,7 +121,8 @@ def nonfinite_update(record: Record) -> Iterator[Finding]:
 
     **What it looks at.** Weights that are not finite in a sampled step, before which no step that
     was made had a loss or a gradient that was not. Then the optimizer's own arithmetic broke them.
-    It says nothing where a replay found the cause.
+    Weights that were not finite when the watch began are only told. It says nothing where a replay
+    found the cause.
 
     **Why it matters.** Loss and gradients were perfect, so that the lr is blamed.
 
@@ -132,7 +133,12 @@ def nonfinite_update(record: Record) -> Iterator[Finding]:
     **References.** openai/CLIP #40, #57; Lightning #20619.
     """
     broke = _first_break(record)
-    if broke and broke.kind == "update":
+    if broke and broke.kind == "update" and broke.step == record.steps[0]:
+        yield broke.finding(
+            f"{len(broke.names)} of {broke.of} parameters are not finite before step {broke.step}, "
+            "the first that was watched: what broke them was before it."
+        )
+    elif broke and broke.kind == "update":
         eps, dtype = _arithmetic(record)
         says = (
             f"{len(broke.names)} of {broke.of} parameters are not finite before step {broke.step}, "

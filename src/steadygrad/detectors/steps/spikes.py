@@ -75,8 +75,8 @@ def gradient_spike(
         f"the gradient of step {worst.step} was {large}; the loss was {worst.before:.3g} until "
         f"then and is {worst.after:.3g} since."
         if stays
-        else f"{len(spikes)} gradients stood far above those before, the largest, of step "
-        f"{worst.step}, {large}; the loss shows no lasting harm.",
+        else f"{_many(spikes)} far above those before, the largest, of step {worst.step}, "
+        f"{large}; the loss shows no lasting harm.",
         ("optimizer",),
         {"spikes": float(len(spikes)), "size": worst.size, "step": float(worst.step)},
         confidence="likely" if stays else "possible",
@@ -84,6 +84,10 @@ def gradient_spike(
         steps=(spikes[0].step, spikes[-1].step),
         magnitude=math.log10(worst.size),
     )
+
+
+def _many(spikes: list[Spike]) -> str:
+    return "one gradient stood" if len(spikes) == 1 else f"{len(spikes)} gradients stood"
 
 
 def _spikes(record: Record, factor: float, sigmas: float, within: int) -> list[Spike]:
