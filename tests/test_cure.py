@@ -409,7 +409,7 @@ def test_a_script_without_steps_is_told(tmp_path: Path) -> None:
     nothing = tmp_path / "nothing.py"
     nothing.write_text("print('hello')\n")
 
-    with pytest.raises(CannotLook, match="no optimizer has stepped"):
+    with pytest.raises(CannotLook, match="no step of an optimizer"):
         _cured(nothing)
     with pytest.raises(CannotLook, match="got nothing at"):
         _cured(tmp_path / "missing.py")

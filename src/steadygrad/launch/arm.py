@@ -192,7 +192,7 @@ def _result(lane: Lane, watch: Watch, scratch: Scratch, error: str, seconds: flo
     unit = 1.0 if lane.applied is None else lane.applied.unit
     losses = tuple(float(row.read["loss"][0]) * unit for row in rows)
     if lane.made < 0 and not error:
-        error = "no optimizer has stepped in this process (ranks in other processes are not seen)"
+        error = "no step of an optimizer in this process (ranks in other processes are not seen)"
     applied = lane.applied
     patch, imitates = ("", False) if applied is None else (applied.patch, applied.imitates)
     own = applied is not None and applied.own

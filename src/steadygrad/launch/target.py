@@ -8,6 +8,7 @@ from pathlib import Path
 
 from steadygrad.launch.build import built, near
 from steadygrad.launch.script import Then, run
+from steadygrad.launch.training import refuse_notebook
 from steadygrad.launch.zoo import hugging_face, timm_model
 from steadygrad.replay.captured import CannotLook, Captured
 
@@ -56,6 +57,7 @@ def _without_script(target: str, described: Sequence[str], seed: int) -> Capture
 def _expect_file(target: str) -> None:
     path = Path(target)
     if path.is_file():
+        refuse_notebook(path)
         return
     if path.is_dir():
         raise CannotLook(f"expected a script, got the directory {target}: name the file in it")

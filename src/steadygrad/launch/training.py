@@ -44,7 +44,17 @@ def script_at(path: str) -> Path:
     if not file.is_file():
         what = "the directory" if file.is_dir() else "nothing at"
         raise CannotLook(f"expected a training script, got {what} {path}")
+    refuse_notebook(file)
     return file
+
+
+def refuse_notebook(file: Path) -> None:
+    """Raise CannotLook for a notebook."""
+    if file.suffix == ".ipynb":
+        raise CannotLook(
+            f"expected a training script, got the notebook {file}: `jupyter nbconvert --to script` "
+            "makes one of it"
+        )
 
 
 def script(path: str, arguments: Sequence[str]) -> tuple[Program, Mapping[str, Any]]:
