@@ -110,7 +110,8 @@ def test_a_mistake_has_a_sentence(home: Path, words: list[str], said: str) -> No
         (
             "transformers",
             ["check", "hf:gpt2"],
-            "expected transformers to be installed for hf:gpt2, it is not: pip install transformers",
+            "expected transformers to be installed for hf:gpt2, it is not: pip install "
+            "transformers",
         ),
         (
             "wandb",
