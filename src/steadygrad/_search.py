@@ -42,6 +42,7 @@ HEALING = 4  # remedies that end a NaN alike, after which no further one is look
 ALIKE = 10  # times the lowest loss, within which they are alike
 BOTTOMLESS = 10  # times as far below zero as it began above is a loss without a bottom, perhaps
 JOINED = 3  # remedies at most in one trial
+LONG = 1.5  # times the steps that a longer run has at least
 LONGER = 4  # the confirmation has so many times the steps, where the budget allows
 
 
@@ -98,6 +99,9 @@ LARGER = ("lr-x3", "lr-x10", "lr-x100")
 SMALLER = ("lr-x0.3", "lr-x0.1", "lr-x0.01", "warm-up", "clip-norm", "clip-agc", "clip-value")
 TOO_HIGH, TOO_LOW = ("G401", "G403", "G412", "G108"), ("G402", "G405")
 """Steps that are too large are not tried larger, nor those that are too small smaller."""
+
+MENDING = ("data", "wiring")
+"""Kinds of remedies that mend a fault, where others make up for it."""
 
 UNJUDGED = ("G603",)
 """Findings of a loss without a lower bound: by it no other change can be judged."""
@@ -162,10 +166,16 @@ def culprits(findings: Sequence[Finding]) -> tuple[str, ...]:
 
 def _with(names: Names, more: Names) -> Names:
     """Remedies joined, in order; none where two are of a kind, or they are too many."""
-    joined = [BY_NAME[name] for name in (*names, *more)]
-    if len({one.kind for one in joined}) < len(joined) or len(joined) > JOINED:
+    joined = [BY_NAME[name] for name in dict.fromkeys((*names, *more))]
+    kinds = [one.kind for one in joined if one.kind not in MENDING]
+    if len(set(kinds)) < len(kinds) or not len(names) < len(joined) <= JOINED:
         return ()
     return tuple(one.name for one in ordered(joined))
+
+
+def _mends(names: Names) -> bool:
+    """Whether remedies are for the data, the loss, or the wiring alone."""
+    return all(BY_NAME[name].kind in MENDING for name in names)
 
 
 def _stronger(names: Names) -> Names:
@@ -265,8 +275,8 @@ class Search:
     def _next(self, singles: Sequence[Names], tried: Sequence[Names], count: int) -> list[Names]:
         """What is worth a short trial now: steps from the best so far, and another one alone.
 
-        A training that breaks, or has a wrong loss, needs what heals it, and nothing besides: once
-        some do, it is for whole trials to tell which.
+        A training that breaks, or whose data, loss or wiring is wrong, needs what mends that, and
+        nothing besides: once some do, it is for whole trials to tell which.
         """
         more = self._in_turn(singles, max(count, 1))
         best = self._best(tried)
@@ -291,10 +301,13 @@ class Search:
         return best if self._is_better(best) else tried[0]
 
     def _heals(self, names: Names) -> bool:
-        """Whether a remedy ends what breaks the training, or mends its loss, in a short trial."""
+        """Whether a remedy mends the fault itself, in a short trial."""
         bare = self.known[Arm((), self.plan.seeds[0], self.plan.steps)]
         broken = math.isinf(bare.end(self.plan.steps))
-        return (broken or self.known[self._short(names)].own) and self._is_better(names)
+        known = self.known[self._short(names)]
+        if broken and known.stands:
+            return False
+        return (broken or known.own or _mends(names)) and self._is_better(names)
 
     def _is_better(self, names: Names) -> bool:
         return self._compared(names, self.plan.seeds[:1], self.plan.short).verdict == "unsure"
@@ -327,7 +340,7 @@ class Search:
 
     def _rank(self, names: Names) -> tuple[bool, float]:
         """Lower is better: what mends the loss itself first, then by the loss."""
-        mends = self.known[self._short(names)].own and self._heals(names)
+        mends = _mends(names) and self._heals(names)
         return not mends, self._at_short(names)
 
     def _finals(self, tried: Sequence[Names], limit: int, spare: int = 0) -> None:
@@ -337,7 +350,7 @@ class Search:
         """
         plan = self.plan
         ranked = sorted(tried, key=self._rank)
-        alone = [one for one in ranked if len(one) == 1]
+        alone = [one for one in tried if _mends(one)] or [one for one in ranked if len(one) == 1]
         ranked = list(dict.fromkeys([*ranked[:1], *alone[:1], *ranked]))
         room = max(2, (limit - self.spent - plan.whole) // plan.steps + 1)
         self.make([Arm(one, plan.seeds[0], plan.steps) for one in ranked[:room]])
@@ -365,11 +378,12 @@ class Search:
         end = fmean(chosen.after)
         if end < -BOTTOMLESS * max(1.0, abs(chosen.start)):
             self.said.append(f"the loss falls to {end:.3g}: is there a bound below it?")
-        left = max(0, self.plan.budget - self.spent) // 2
-        steps = min(LONGER * self.plan.steps, max(self.plan.steps, left))
-        if steps > self.plan.steps:
-            seed = self.plan.seeds[0]
-            self.make([Arm((), seed, steps), Arm(chosen.remedies, seed, steps)])
+        seed, left = self.plan.seeds[0], self.plan.budget - self.spent
+        both = not self.stands  # else the untouched training goes on as it is
+        steps = min(LONGER * self.plan.steps, left // 2 if both else left)
+        if steps >= LONG * self.plan.steps:
+            arms = [Arm((), seed, steps)] if both else []
+            self.make([*arms, Arm(chosen.remedies, seed, steps)])
 
     def _tell_of_better_draws(self, chosen: Trial, trials: Sequence[Trial]) -> None:
         """Say so where a blind draw ends lower than what is chosen, by more than 5 %."""
@@ -420,6 +434,8 @@ class Search:
         compared, first = self._compared(names, seeds, steps), mine[arms[0]]
         error = next((one.error for one in mine.values() if one.error), "")
         verdict = compared.verdict
+        if verdict == "helps" and len(seeds) < len(self.plan.seeds):
+            verdict = "unsure"
         if first.unfit:
             verdict = "unfit"
         elif error and not all(map(math.isfinite, compared.after)):
@@ -439,6 +455,7 @@ class Search:
             first.unfit or error,
             names in self.random,
             first.own,
+            all(BY_NAME[name].kind in MENDING for name in names),
             fmean(mine[arm].start for arm in arms),
         )
 
@@ -466,8 +483,9 @@ class Search:
         seed = self.plan.seeds[0]
         longer = [arm for arm in self.known if arm.steps > self.plan.steps]
         mine = next((arm for arm in longer if arm.remedies == chosen.remedies), None)
-        if mine is None or Arm((), seed, mine.steps) not in self.known:
+        if mine is None:
             return None
-        bare = self.known[Arm((), seed, mine.steps)]
-        steps = min(mine.steps, len(bare.losses) or mine.steps)
+        whole = self.known[Arm((), seed, self.plan.steps)]
+        bare = self.known.get(Arm((), seed, mine.steps), whole)
+        steps = min(mine.steps, len(self.known[mine].losses) or mine.steps)
         return Confirmation(steps, seed, bare.end(steps), self.known[mine].end(steps))

@@ -80,6 +80,8 @@ class Outcome:
         first, last = self.losses[:part], self.losses[-part:]
         if self.error or not first or not all(map(math.isfinite, (*first, *last))):
             return True
+        if median(last) < abs(first[0]) / 2:
+            return False  # it has fallen at once, and stays where it is
         noise = math.hypot(_error(first), _error(last))
         fallen = median(first) - median(last)
         return fallen <= max(FALLEN * abs(median(first)), 2 * noise)
@@ -100,9 +102,9 @@ class Comparison:
     """Losses [seeds] at the end, without and with a change; lower is better.
 
     `effect` is the mean difference and `interval` its 95 % interval over seeds (Student's t);
-    -inf where the untouched training breaks and the changed one does not, and ends no higher than
-    where both began, at `start`. With `own` each is compared with where it began, so that what
-    seeds differ by is no noise.
+    -inf where the untouched training breaks and the changed one does not, and ends below where both
+    began, at `start`, by a 20th at least. With `own` each is compared with where it began, so that
+    what seeds differ by is no noise.
     """
 
     before: tuple[float, ...]
@@ -115,7 +117,10 @@ class Comparison:
         """After less before, seed by seed; 0 where both are broken, or one and the other climbs."""
         starts = self.start or (math.inf,) * len(self.before)
         rows = zip(self.before, self.after, starts, strict=True)
-        return [0.0 if a == b or (math.isinf(b) and a > s) else a - b for b, a, s in rows]
+        return [
+            0.0 if a == b or (math.isinf(b) and a > s - LEAST * abs(s)) else a - b
+            for b, a, s in rows
+        ]
 
     @property
     def effect(self) -> float:
@@ -174,6 +179,7 @@ class Trial:
     why: str = ""
     random: bool = False  # drawn blindly, to see what the diagnosis is worth
     own: bool = False  # the loss is another one, and `before` is where it began
+    mends: bool = False  # it is for the data, the loss, or the wiring alone
     start: float = math.inf  # the mean first loss, with the change
 
     @property
@@ -230,14 +236,16 @@ def smallest(trials: Sequence[Trial], *, blind: bool = True) -> Trial | None:
 def cheapest(trials: Sequence[Trial]) -> Trial | None:
     """The smallest change that comes within 5 % of the best gain, of trials on the same seeds.
 
-    What gives the training another loss comes before all that goes on with a wrong one.
+    What gives the training another loss comes before all that goes on with a wrong one, and what
+    mends data or wiring before what makes up for them.
     """
-    right = [one for one in trials if one.own]
-    lowest = min(right or trials, key=lambda one: fmean(one.after), default=None)
+    right = [one for one in trials if one.own] or [one for one in trials if one.mends]
+    trials = right or trials
+    lowest = min(trials, key=lambda one: fmean(one.after), default=None)
     begin = math.inf if lowest is None else lowest.start
-    gains = {id(one): _gain(one, begin) for one in right or trials}
+    gains = {id(one): _gain(one, begin) for one in trials}
     best = max(gains.values(), default=0.0)
-    close = [one for one in right or trials if gains[id(one)] >= best - CLOSE * abs(best)]
+    close = [one for one in trials if gains[id(one)] >= best - CLOSE * abs(best)]
     return min(close, key=lambda one: (one.size, fmean(one.after)), default=None)
 
 

@@ -184,7 +184,8 @@ def _last(error: str) -> str:
 def _say_what_varies(search: Search) -> None:
     """Say so where seeds change nothing."""
     ends = {one.losses for one in search.known.values()}
-    if len(ends) == 1 and len(search.known) > 1:
+    losses = next(iter(ends), ())
+    if len(ends) == 1 and len(search.known) > 1 and losses and all(map(math.isfinite, losses)):
         search.said.append("all seeds gave the same losses: nothing in the script is drawn")
 
 
@@ -243,7 +244,7 @@ def performed(job: Job, timeout: float) -> Result:
         code = (_fresh if daemon else _forked)(home, timeout)
         result = _read(home / RESULT)
         if result is not None:
-            return result
+            return _with_last_words(result, home / SAID)
         why = _why(code, home / SAID, timeout)
         return Result(Outcome(error=why, seconds=time.perf_counter() - since))
 
@@ -291,6 +292,15 @@ def _read(path: Path) -> Result | None:
     outcome = given.pop("outcome")
     outcome["losses"] = tuple(outcome["losses"])
     return Result(Outcome(**outcome), **given)
+
+
+def _with_last_words(result: Result, said: Path) -> Result:
+    """The result; where the script has exited, with what it said last, as argparse does."""
+    if "SystemExit" not in result.outcome.error:
+        return result
+    lines = said.read_text(errors="replace").strip().splitlines()[-1:]
+    error = "\n".join([result.outcome.error, *lines])
+    return replace(result, outcome=replace(result.outcome, error=error))
 
 
 def _why(code: int | None, said: Path, timeout: float) -> str:

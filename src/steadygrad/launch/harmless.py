@@ -35,6 +35,7 @@ class Scratch:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.written: set[str] = set()
+        self.gone: set[str] = set()
         mine = Path.home()
         compiled = os.path.realpath(tempfile.gettempdir()) + f"{os.sep}torchinductor_"
         named = [os.environ[key] for key in CACHES if os.environ.get(key)]
@@ -58,14 +59,21 @@ class Scratch:
             return path
         self.written.add(os.fsdecode(path))
         os.makedirs(os.path.dirname(twin), exist_ok=True)
-        if keep and not os.path.exists(twin) and _is_small(path):
+        if keep and not os.path.exists(twin) and not self.is_gone(path) and _is_small(path):
             shutil.copyfile(path, twin)
         return twin
 
     def to_read(self, path: Any) -> Any:
-        """The path to read from: the twin, where it has been written."""
+        """The path to read from: the twin, where it has been written, or the path is gone."""
         twin = self.twin(path)
-        return twin if twin is not None and os.path.lexists(twin) else path
+        return twin if twin is not None and (os.path.lexists(twin) or self.is_gone(path)) else path
+
+    def is_gone(self, path: Any) -> bool:
+        """Whether a path, or a directory that it is in, has been removed."""
+        if not self.gone:
+            return False
+        name = os.path.realpath(os.fsdecode(path))
+        return any(name == one or name.startswith(one + os.sep) for one in self.gone)
 
 
 def _is_small(path: Any) -> bool:
@@ -164,7 +172,12 @@ def _gone(real: Function, scratch: Scratch) -> Function:
         if twin is None or kwargs.get("dir_fd") is not None:
             return real(path, *args, **kwargs)
         scratch.written.add(os.fsdecode(path))
-        return real(twin, *args, **kwargs) if os.path.lexists(twin) else None
+        name = os.path.realpath(os.fsdecode(path))
+        there = os.path.lexists(twin)
+        if not there and not os.path.lexists(path):
+            return real(path, *args, **kwargs)  # which raises as it does
+        scratch.gone.add(name)
+        return real(twin, *args, **kwargs) if there else None
 
     return gone
 

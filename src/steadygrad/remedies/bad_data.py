@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its customary name
 
-from steadygrad.probe.tree import map_tensors
+from steadygrad.probe.tree import map_tensors, tensors
+from steadygrad.remedies._pass import first_loss
 from steadygrad.remedies.remedy import Change, Scene, Unfit, remedy
 
 PATCH = """\
@@ -17,6 +18,7 @@ PATCH = """\
 # bad = ~(torch.isfinite(x).flatten(1).all(1) & torch.isfinite(y).flatten(1).all(1))
 # x, y = x[~bad], y[~bad]"""
 
+MOST = 0.5  # of the samples may be left out: chosen by us
 REGRESSIONS = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
 
 
@@ -36,6 +38,19 @@ def drop_bad_samples(scene: Scene) -> Change:
     if scene.loss is None:
         raise Unfit("The first batch is not known, so that nothing is known of its numbers.")
 
+    shares: list[float] = []
+
+    def noting(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        shares.extend(_bad_share(one) for one in tensors((args, kwargs)))
+
+    handle = scene.model.register_forward_pre_hook(noting, with_kwargs=True)
+    try:
+        first_loss(scene)
+    finally:
+        handle.remove()
+    if max(shares, default=0.0) > MOST:
+        raise Unfit("Most samples of the first batch hold such numbers: few would be left.")
+
     def finite(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         changed: tuple[Any, Any] = map_tensors((args, kwargs), _zeroed)
         return changed
@@ -43,6 +58,14 @@ def drop_bad_samples(scene: Scene) -> Change:
     scene.model.register_forward_pre_hook(finite, with_kwargs=True)
     functions = {one: _of_finite(one) for one in REGRESSIONS} | {F.cross_entropy: _of_possible}
     return Change(PATCH, functions=functions, imitates=True)
+
+
+def _bad_share(tensor: Tensor) -> float:
+    """The share of samples, along the first axis, that hold a number that is not finite."""
+    if not tensor.is_floating_point() or not tensor.dim() or not len(tensor):
+        return 0.0
+    bad = ~tensor.isfinite().reshape(len(tensor), -1).all(1)
+    return float(bad.float().mean())
 
 
 def _of_finite(function: Callable[..., Any]) -> Callable[..., Any]:

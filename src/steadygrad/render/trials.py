@@ -38,7 +38,9 @@ def table(cure: Cure, width: int, glyphs: Glyphs) -> Iterable[Text]:
     wide = _wide(width, names, losses)
     yield Text(f"{head}{'against no change':<{EFFECT}}verdict" if wide else head, "dim")
     for one in shown:
-        yield _row(one, names, losses, width, glyphs)
+        first, *more = _lines(name_of(one), names - 2, glyphs)
+        yield _row(one, first, names, losses, width)
+        yield from (Text(f"  {line}") for line in more)
 
 
 def _names(rows: Sequence[Trial], width: int, losses: int) -> int:
@@ -57,8 +59,16 @@ def name_of(one: Trial) -> str:
     return f"random: {one.name}" if one.random else one.name
 
 
-def _row(one: Trial, names: int, losses: int, width: int, glyphs: Glyphs) -> Text:
-    name = cut(clean(name_of(one), glyphs), names - 2, glyphs)
+def _lines(name: str, cells: int, glyphs: Glyphs) -> list[str]:
+    """A name in lines of so many cells, broken before what is joined to it."""
+    whole = clean(name, glyphs)
+    if cell_len(whole) <= cells:
+        return [whole]
+    first, *more = whole.split(" + ")
+    return [cut(part, cells, glyphs) for part in (first, *(f"  + {one}" for one in more))]
+
+
+def _row(one: Trial, name: str, names: int, losses: int, width: int) -> Text:
     ends = "".join(f"{loss_of(loss):<{LOSS}}" for loss in one.after)
     line = Text(f"  {name:<{names}}{ends:<{losses}}")
     if not one.remedies:
