@@ -13,6 +13,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,12 +60,17 @@ def blocks(text: str) -> list[Block]:
     return found
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory with a short path, which no line of output breaks within."""
+    with tempfile.TemporaryDirectory() as home:
+        yield Path(home)
+
+
 @pytest.mark.filterwarnings("ignore:steadygrad. step:RuntimeWarning")  # a watch says what it finds
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_a_page_tells_the_truth(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_page_tells_the_truth(page: Path, monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
+    monkeypatch.chdir(short)
     namespace: dict[str, Any] = {"__name__": "page"}
     printed = None
     dtype = torch.get_default_dtype()

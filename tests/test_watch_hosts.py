@@ -96,7 +96,7 @@ def test_a_nan_that_a_trainer_hides(tmp_path: Path) -> None:
         hf.Trainer(model=Model(), args=arguments, train_dataset=rows).train()
 
     found = watch.report().findings
-    assert found[0].code == "G002"
+    assert found[0].code in ("G002", "G003")  # the model's own forward pass computes the loss
     assert found[0].evidence["op"] == "sqrt"
     assert "G503" in [one.code for one in found]
 
