@@ -365,7 +365,7 @@ def test_a_script_under_torchrun_is_refused(home: Path, monkeypatch: pytest.Monk
         _cured(home / "sick.py", "30", "0.1")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trial_runs_on_a_dask_cluster(home: Path) -> None:
     distributed = pytest.importorskip("distributed")
     job = Job(str(home / "sick.py"), ("30", "0.1"), steps=8)
