@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steadygrad._check import check
-from steadygrad._search import UNJUDGED, Plan, Search, Tell, culprits, proposals
+from steadygrad._search import MENDING, UNJUDGED, Plan, Search, Tell, culprits, proposals
 from steadygrad._watch import Plan as WatchPlan
 from steadygrad._watch import Watch
 from steadygrad.core.finding import Finding, Severity
@@ -118,7 +118,7 @@ def cured(search: Search, diagnosed: Report, begin: float) -> Report:
         candidates = proposals(diagnosed.findings, diagnosed.folded, general=search.stands)
         if any(one.code in UNJUDGED for one in diagnosed.findings):
             search.said.append(UNBOUNDED)
-            search.mend([one for one in candidates if one.kind in ("data", "wiring")])
+            search.mend([one for one in candidates if one.kind in MENDING])
         elif search.stands or diagnosed.worst > Severity.note:
             search.search(candidates)
         search.confirm()

@@ -269,7 +269,7 @@ class Search:
             waiting.remove(best)
             chosen.append(best)
             kind = BY_NAME[best[0]].kind
-            turns[kind] += kind not in ("data", "wiring")
+            turns[kind] += kind not in MENDING
         return chosen
 
     def _next(self, singles: Sequence[Names], tried: Sequence[Names], count: int) -> list[Names]:
@@ -455,7 +455,7 @@ class Search:
             first.unfit or error,
             names in self.random,
             first.own,
-            all(BY_NAME[name].kind in MENDING for name in names),
+            _mends(names),
             fmean(mine[arm].start for arm in arms),
         )
 

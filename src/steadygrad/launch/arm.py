@@ -114,8 +114,9 @@ class Lane:
         return bool(self.unfit) or self.made >= self._job.steps or self._is_lost()
 
     def _is_lost(self) -> bool:
-        last = [row.read["loss"][0] for row in self._watch.rows[-LOST:] if "loss" in row.read]
-        return bool(self._job.remedies) and lost(last)
+        if not self._job.remedies:
+            return False
+        return lost([row.read["loss"][0] for row in self._watch.rows[-LOST:] if "loss" in row.read])
 
     def _end(self) -> None:
         self._told += 1

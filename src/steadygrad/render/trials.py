@@ -27,9 +27,7 @@ def table(cure: Cure, width: int, glyphs: Glyphs) -> Iterable[Text]:
     went_on = [one for one in rows if one.steps == steps]
     mine = [one for one in went_on if not one.random][: ROWS + 1]
     drawn = [one for one in went_on if one.random]
-    best = min(
-        (one for one in drawn), key=lambda one: (-len(one.after), fmean(one.after)), default=None
-    )
+    best = min(drawn, key=lambda one: (-len(one.after), fmean(one.after)), default=None)
     shown = [*mine, *([best] if best is not None else [])]
     title = f"loss after {steps} steps"
     losses = max(seeds * LOSS, len(title)) + 2
