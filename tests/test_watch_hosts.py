@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import steadygrad as sg
 from steadygrad.core.stored import read, record_of
+from tests.lightning import lightning_trainer
 
 
 def test_a_trainer_of_transformers(tmp_path: Path) -> None:
@@ -118,13 +119,8 @@ def test_a_trainer_of_lightning() -> None:
     torch.manual_seed(0)
     x = torch.randn(64, 8)
     loader = DataLoader(TensorDataset(x, x[:, :3].argmax(1)), 16)
-    trainer = pl.Trainer(
+    trainer = lightning_trainer(
         max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         gradient_clip_val=0.1,
     )
 

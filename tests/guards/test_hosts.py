@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import steadygrad as sg
+from tests.lightning import lightning_trainer
 
 BAD = 2  # the batch that is not finite
 
@@ -50,13 +51,8 @@ def test_lightning_runs_backward_inside_the_step(tmp_path: Path) -> None:
     module = Module()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's own, about workers and loggers
-        trainer = pl.Trainer(
+        trainer = lightning_trainer(
             max_epochs=1,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
             default_root_dir=tmp_path,
         )
         trainer.fit(module, torch.utils.data.DataLoader(batches(), batch_size=None))

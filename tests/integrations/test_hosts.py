@@ -20,6 +20,7 @@ import steadygrad as sg
 from steadygrad.core.record import Record
 from steadygrad.core.report import Report
 from steadygrad.integrations.hosted import Hosted
+from tests.lightning import lightning_trainer
 from tests.sinks.wandb_log import records
 
 STEPS, SIZE, RATE, LIMIT = 12, 4, 1e-2, 0.5
@@ -156,15 +157,8 @@ def by_lightning(path: Path, reports: list[Report]) -> Record:
 
 
 def trainer_of_lightning(callback: Any) -> Any:
-    import pytorch_lightning as pl
-
-    return pl.Trainer(
+    return lightning_trainer(
         max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         gradient_clip_val=LIMIT,
         callbacks=[callback],
     )
