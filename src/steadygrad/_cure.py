@@ -147,9 +147,16 @@ def _stuck(cure: Cure) -> Finding:
 
 
 def joined(target: str, findings: Sequence[Finding], clear: Sequence[str] = ()) -> Report:
-    """A report on what a check and a watch have found, causes first."""
-    first = {(one.code, one.where): one for one in reversed(findings)}
-    once = [one for one in findings if first[one.code, one.where] is one]
+    """A report on what a check and a watch have found, causes first; of the same, the first."""
+    once: list[Finding] = []
+    for one in findings:
+        same = (p for p, o in enumerate(once) if o.code == one.code and {*one.where} <= {*o.where})
+        place = next(same, None)
+        if place is None:
+            once.append(one)
+        else:
+            worse = max(one.severity, once[place].severity)
+            once[place] = replace(once[place], severity=worse)
     roots, folded = fold(once, (*DETECTORS, *WATCHING))
     found = {one.code for one in once}
     kept_clear = tuple(dict.fromkeys(code for code in clear if code not in found))

@@ -375,6 +375,7 @@ class Search:
         if chosen is None:
             return
         self._tell_of_better_draws(chosen, trials)
+        self._tell_of_a_part(chosen, trials)
         end = fmean(chosen.after)
         if end < -BOTTOMLESS * max(1.0, abs(chosen.start)):
             self.said.append(f"the loss falls to {end:.3g}: is there a bound below it?")
@@ -392,6 +393,18 @@ class Search:
         if best is not None and best.random and not chosen.random:
             ends = f"{fmean(best.after):.3g} against {fmean(chosen.after):.3g}"
             self.said.append(f"{best.name}, drawn blindly, ends lower still: {ends}")
+
+    def _tell_of_a_part(self, chosen: Trial, trials: Sequence[Trial]) -> None:
+        """Say which part of the chosen change mends the fault, and what it does alone."""
+        part = tuple(name for name in chosen.remedies if _mends((name,)))
+        alone = next((one for one in trials if one.remedies == part), None)
+        if not part or chosen.mends or alone is None or not math.isfinite(alone.after[0]):
+            return
+        others = " + ".join(name for name in chosen.remedies if name not in part)
+        self.said.append(
+            f"{alone.name} is what mends the fault; {others} makes the loss fall sooner: alone "
+            f"{alone.name} comes to {alone.after[0]:.3g} in {alone.steps} steps"
+        )
 
     # --- What came of it -------------------------------------------------------------------------
 

@@ -49,7 +49,16 @@ def test_standard_inputs_and_token_ids_are_left() -> None:
         standardise.apply(scene(words, lambda m: m(torch.arange(5)).sum()))
 
 
-@pytest.mark.parametrize(("function", "power"), [(F.mse_loss, 2), (F.l1_loss, 1)])
+@pytest.mark.parametrize(
+    ("function", "power"),
+    [
+        (F.mse_loss, 2),
+        (F.l1_loss, 1),
+        (lambda p, y: ((p - y) ** 2).mean(), 2),
+        (lambda p, y: torch.sub(y, p).square().sum(), 2),
+        (lambda p, y: (y - p).abs().mean(), 1),
+    ],
+)
 def test_a_loss_of_standard_targets_is_the_old_loss_in_another_unit(
     function: object, power: int
 ) -> None:

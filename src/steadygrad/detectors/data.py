@@ -87,7 +87,7 @@ def _unscaled(row: Fact, layer: Fact, uneven: bool) -> Finding:
 # --- Targets --------------------------------------------------------------------------------------
 
 
-@detector("G602", "unscaled-target", needs=("losses",), explains=("G401", "G402", "G006"))
+@detector("G602", "unscaled-target", needs=("losses",), explains=("G401", "G402", "G412", "G006"))
 def unscaled_target(
     record: Record, *, far: float = 100.0, ratio: float = 30.0
 ) -> Iterator[Finding]:

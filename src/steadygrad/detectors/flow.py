@@ -124,7 +124,7 @@ def _rescales(depth: Depth, place: int) -> bool:
     return bool(abs(depth.gain[place] - depth.trend - norm - other) < 0.5)
 
 
-@detector("G103", "exploding-signal", needs=("flow",), explains=("G003", "G602"))
+@detector("G103", "exploding-signal", needs=("flow",), explains=("G003",))
 def exploding_signal(record: Record, *, risk: float = 3.0) -> Iterator[Finding]:
     """An output that is thousands of times larger than a network's output should be.
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its customary name
 
+from steadygrad.probe.spy import Heard, Spy
+from steadygrad.probe.trace import listen
 from steadygrad.remedies._layers import CONVOLUTIONS
 from steadygrad.remedies._parts import seen
 from steadygrad.remedies._pass import first_loss
 from steadygrad.remedies._patch import carry_out, rounded
-from steadygrad.remedies.instead import Instead
 from steadygrad.remedies.remedy import Change, Scene, Unfit, remedy
 
 PATCH = """\
@@ -26,8 +28,10 @@ def standardised(module, args, known={{}}):  # better: with the statistics of th
     return ((x - known["mean"]) / known["deviation"], *args[1:])
 model.register_forward_pre_hook(standardised)"""
 
-POWERS = {F.mse_loss: 2.0, F.l1_loss: 1.0}
-"""Losses of a regression, and the power of a target's unit that they have."""
+LOSSES = (F.mse_loss, F.l1_loss)
+DIFFERENCES = (Tensor.sub, torch.sub)
+HEARD = ("mse_loss", "l1_loss", "squared difference")
+"""Losses of a regression: torch's, what one that is written by hand consists of, their names."""
 
 
 @remedy("standardise", "data", cures=("G601", "G202", "G302", "G301"), size=2)
@@ -56,29 +60,38 @@ def standardise(scene: Scene) -> Change:
 def standardise_target(scene: Scene) -> Change:
     """Subtract the mean of a regression's targets and divide by their deviation, once and for all.
 
-    Both are those of the first batch. F.mse_loss and F.l1_loss are given the standardised target;
-    the unit of their losses is then the deviation, or its square.
+    Both are those of the first batch. F.mse_loss and F.l1_loss are given the standardised target,
+    or, where the loss squares a difference by hand, every difference between what has a gradient
+    and what has none; the unit of the loss is then the deviation, or its square.
 
     **When it fails.** Several losses with targets of different units get one scale. Predictions
     have to be taken back: y = prediction * deviation + mean.
 
     **Reference.** Bishop 1995 (Neural Networks for Pattern Recognition), section 8.2.
     """
-    name, target = _first_target(scene)
+    heard = _first_regression(scene)
+    target = heard.arguments["target"].detach().double()
     mean, deviation = rounded(float(target.mean())), rounded(float(target.std(correction=0)))
     if not 0 < deviation < float("inf") or (abs(mean) < 0.5 and 0.5 < deviation < 2.0):
         raise Unfit("The targets do not vary, or are standardised already.")
 
-    def standing_in(function: Any) -> Any:
-        def loss(input: Tensor, target: Tensor, *args: Any, **more: Any) -> Any:
-            return function(input, (target - mean) / deviation, *args, **more)
+    def loss(function: Any, input: Tensor, target: Tensor, *args: Any, **more: Any) -> Any:
+        return function(input, (target - mean) / deviation, *args, **more)
 
-        return loss
+    def difference(function: Any, one: Any, other: Any, **more: Any) -> Any:
+        if _are_input_and_target(one, other):
+            other = (other - mean) / deviation
+        elif _are_input_and_target(other, one):
+            one = (one - mean) / deviation
+        return function(one, other, **more)
 
+    standing_in, functions = (
+        (difference, DIFFERENCES) if heard.name == HEARD[-1] else (loss, LOSSES)
+    )
     return Change(
         f"y = (y - {mean:g}) / {deviation:g}  # undo it when predicting",
-        functions={one: standing_in(one) for one in POWERS},
-        unit=deviation ** POWERS[name],
+        functions={one: partial(standing_in, one) for one in functions},
+        unit=deviation ** _power(heard),
         imitates=True,
     )
 
@@ -103,20 +116,26 @@ def _first_input(scene: Scene) -> tuple[Tensor, int]:
     return x.detach(), 1 if isinstance(first, CONVOLUTIONS) else -1
 
 
-def _first_target(scene: Scene) -> tuple[Any, Tensor]:
-    """The first regression loss of a pass, and its target."""
-    found: list[tuple[Any, Tensor]] = []
-
-    def noting(function: Any) -> Any:
-        def loss(input: Tensor, target: Tensor, *args: Any, **more: Any) -> Any:
-            found.append((function, target.detach().double()))
-            return function(input, target, *args, **more)
-
-        return loss
-
-    functions: Mapping[Any, Any] = {one: noting(one) for one in POWERS}
-    with Instead(functions):
+def _first_regression(scene: Scene) -> Heard:
+    """The first regression loss of a pass."""
+    spy = Spy()
+    with listen(scene.model, spy):
         first_loss(scene)
-    if not found:
-        raise Unfit("The loss is not computed by F.mse_loss or F.l1_loss.")
-    return found[0]
+    found = next((one for one in spy.heard if one.name in HEARD), None)
+    if found is None:
+        raise Unfit("The loss is neither F.mse_loss nor F.l1_loss, nor the square of a difference.")
+    return found
+
+
+def _power(heard: Heard) -> int:
+    """The power of the target's unit that a loss has."""
+    given, target = heard.arguments["input"].detach(), heard.arguments["target"]
+    by_hand = heard.name == HEARD[-1] and torch.equal(heard.out.detach(), (given - target).abs())
+    return 1 if by_hand or heard.name == "l1_loss" else 2
+
+
+def _are_input_and_target(one: Any, other: Any) -> bool:
+    """Whether two tensors of one shape are what is trained, and what it is to be like."""
+    if not (isinstance(one, Tensor) and isinstance(other, Tensor)) or one.shape != other.shape:
+        return False
+    return one.requires_grad and other.is_floating_point() and not other.requires_grad
