@@ -87,7 +87,7 @@ def cure(
     begin = time.perf_counter()
     diagnosed = diagnosis_of(setup, plan)
     where = culprits(diagnosed.findings)
-    search = Search(_runner(setup, executor, where), plan, tell or (lambda _: None))
+    search = Search(_runner(setup, executor, where), plan, tell)
     return cured(search, diagnosed, begin)
 
 

@@ -207,7 +207,7 @@ class Search:
 
     run: Run
     plan: Plan
-    tell: Tell = lambda _: None
+    tell: Tell | None = None
     known: dict[Arm, Outcome] = field(default_factory=dict)
     unfit: dict[str, str] = field(default_factory=dict)
     random: set[Names] = field(default_factory=set)
@@ -224,7 +224,8 @@ class Search:
         wanted = [one for one in dict.fromkeys(arms) if one not in self.known]
         for arm, outcome in self.run(wanted):
             self.known[arm] = outcome
-            self.tell(self.cure())
+            if self.tell is not None:
+                self.tell(self.cure())
 
     def untouched(self) -> list[Outcome]:
         """The training as it is, on all seeds."""

@@ -44,7 +44,9 @@ def check_sink(sink: Sink, read_back: Callable[[], Shown]) -> None:
     ours = [one for one in said if type(sink).__name__ in one]
     assert not ours, f"it failed: {ours}"
     shown = read_back()
-    assert tuple(sorted(shown.rows)) == SHOWN, f"steps {sorted(shown.rows)} instead of {SHOWN}"
+    assert tuple(sorted(shown.rows)) == SHOWN, (
+        f"steps {sorted(shown.rows)} instead of {SHOWN}; it said {said}"
+    )
     for step in SHOWN:
         _check_numbers(shown.rows[step], _numbers(watch.record, step), step)
     loud = [one for one in watch.report().findings if one.severity > Severity.note]
