@@ -26,7 +26,11 @@ HOOKS = (
 RAISES_BY_ITSELF = {"labels-from-one", "label-minus-one"}
 
 
-@pytest.mark.parametrize("patient", PATIENTS + HEALTHY, ids=lambda one: one.name)
+EVERYONE = PATIENTS + HEALTHY
+OTHERS = [pytest.param(one, marks=pytest.mark.long) for one in EVERYONE[1::2]]
+
+
+@pytest.mark.parametrize("patient", [*EVERYONE[::2], *OTHERS], ids=lambda one: one.name)
 def test_nothing_has_changed(patient: Patient) -> None:
     case = patient.build()
     _give_half_of_the_parameters_a_gradient(case.model)
@@ -35,7 +39,7 @@ def test_nothing_has_changed(patient: Patient) -> None:
     assert _everything(case) == before
 
 
-@pytest.mark.parametrize("patient", (PATIENTS + HEALTHY)[::8], ids=lambda one: one.name)
+@pytest.mark.parametrize("patient", EVERYONE[::8], ids=lambda one: one.name)
 def test_nothing_has_changed_after_an_exception(patient: Patient) -> None:
     case = patient.build()
     before = _everything(case)
