@@ -33,6 +33,7 @@ from steadygrad.remedies.catalogue import REMEDIES
 from steadygrad.render.html import html
 from steadygrad.render.json import as_dict
 from steadygrad.render.text import text
+from steadygrad.render.trials import loss_of
 from steadygrad.replay.captured import CannotLook
 
 SICK = """
@@ -293,6 +294,10 @@ def test_the_table_fits_the_terminal_and_json_tells_all(diverging: sg.Report) ->
     (chosen,) = [one for one in told["trials"] if one["chosen"]]
     assert chosen["patch"] == told["cure"]["patch"]
     assert chosen["verdict"] == "helps"
+
+
+def test_a_loss_of_nothing_has_no_sign() -> None:
+    assert [loss_of(one) for one in (0.0, -0.0, 1e-7, -2e22)] == ["0", "0", "1.0e-07", "-2e+22"]
 
 
 def test_the_page_shows_the_trials_and_the_lines_to_paste(diverging: sg.Report) -> None:

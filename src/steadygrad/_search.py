@@ -126,7 +126,7 @@ ALIASES = {
     "draw-each-layer": ("level-init", "xavier-init"),
     "update-gate-bias": ("chrono-init",),
     "gated-cell": ("orthogonal-recurrence", "chrono-init"),
-    "clamp-exponent": ("safe-exp",),
+    "clamp-exponent": ("safe-exp", "small-head"),
 }
 """Advice of findings that goes by other names than the remedies that do it."""
 

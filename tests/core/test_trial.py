@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 
@@ -105,6 +106,16 @@ def test_what_mends_the_loss_comes_before_what_goes_on_with_a_wrong_one() -> Non
 
     wrong, mended = trial("adam", -1e9), trial("unit-targets", 0.1, own=True)
     assert smallest([wrong, mended]) is mended
+
+
+def test_what_mends_a_broken_training_is_to_end_below_where_the_best_begins() -> None:
+    healed = partial(Trial, steps=60, before=(INF, INF), verdict="helps", effect=-INF)
+    mended = partial(healed, ("safe-exp",), (0, 1), mends=True, start=1e17)
+    other = healed(("small-head",), (0, 1), after=(40.0, 45.0), start=90.0)
+    low = mended(after=(60.0, 60.0))
+
+    assert smallest([mended(after=(1e16, 1e16)), other]) is other
+    assert smallest([low, other]) is low
 
 
 def test_a_blind_draw_is_chosen_last_or_not_at_all() -> None:

@@ -237,12 +237,13 @@ def cheapest(trials: Sequence[Trial]) -> Trial | None:
     """The smallest change that comes within 5 % of the best gain, of trials on the same seeds.
 
     What gives the training another loss comes before all that goes on with a wrong one, and what
-    mends data or wiring before what makes up for them.
+    mends data or wiring before what makes up for them, if it ends below where the best begins.
     """
-    right = [one for one in trials if one.own] or [one for one in trials if one.mends]
-    trials = right or trials
+    trials = [one for one in trials if one.own] or trials
     lowest = min(trials, key=lambda one: fmean(one.after), default=None)
     begin = math.inf if lowest is None else lowest.start
+    falls = [one for one in trials if _gain(one, begin) > 0] if math.isfinite(begin) else trials
+    trials = [one for one in falls if one.mends] or trials
     gains = {id(one): _gain(one, begin) for one in trials}
     best = max(gains.values(), default=0.0)
     close = [one for one in trials if gains[id(one)] >= best - CLOSE * abs(best)]

@@ -15,6 +15,7 @@ from steadygrad.remedies.delta import delta_orthogonal
 from steadygrad.remedies.ends import linear_output, no_last_relu
 from steadygrad.remedies.epsilon import eps_half, larger_eps
 from steadygrad.remedies.guarded import GUARDS
+from steadygrad.remedies.head import small_head
 from steadygrad.remedies.jacobian import jacobian_init
 from steadygrad.remedies.level import level_init
 from steadygrad.remedies.lsuv import lsuv
@@ -89,6 +90,7 @@ REMEDIES: tuple[Remedy, ...] = (
     jacobian_init,
     delta_orthogonal,
     add_residual,
+    small_head,
     zero_branches,
     depth_scaled_residual,
     deep_norm,

@@ -97,6 +97,8 @@ def loss_of(loss: float) -> str:
     """A loss in few cells."""
     if not math.isfinite(loss):
         return "broken"
+    if loss == 0:
+        return "0"  # also of -0.0
     if 0.001 <= abs(loss) < 1000:
         return f"{loss:.3f}"
     return f"{loss:.1e}" if loss >= 0 else f"{loss:.0e}"
