@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import steadygrad as sg
+from steadygrad._dask import on_dask
 from steadygrad._search import Plan, Search, draws, proposals
 from steadygrad.core.finding import Advice, Finding, Severity
 from steadygrad.core.trial import LOST, Arm, Cure, Outcome
 from steadygrad.launch.arm import Job
-from steadygrad.launch.cured import Options, cure_script, on_dask, performed
+from steadygrad.launch.cured import Options, cure_script, performed
 from steadygrad.remedies.applied import BY_NAME
 from steadygrad.remedies.catalogue import REMEDIES
 from steadygrad.render.html import html

@@ -14,11 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from steadygrad._cure import INTERRUPTED, cured, joined, planned
+from steadygrad._dask import on_dask
 from steadygrad._replay import is_disguised
 from steadygrad._search import Plan, Search, culprits
 from steadygrad.core.finding import from_json
@@ -199,33 +200,20 @@ def _redirected(written: set[str]) -> str:
 def _executor(options: Options) -> Iterator[Executor]:
     """Threads that wait for processes, here or on a cluster; an interrupt ends what is running."""
     if options.dask is not None:
-        with on_dask(options.dask) as executor:
+        with ExitStack() as stack:
+            try:
+                executor = stack.enter_context(on_dask(options.dask))
+            except (ModuleNotFoundError, ConnectionError, ValueError) as error:
+                raise CannotLook(str(error)) from None
             yield executor
         return
-    executor = ThreadPoolExecutor(options.workers)
+    threads = ThreadPoolExecutor(options.workers)
     try:
-        yield executor
+        yield threads
     finally:
         for leader in list(RUNNING):
             _end(leader)
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def on_dask(address: str) -> Iterator[Executor]:
-    """Workers of a Dask cluster."""
-    try:
-        from distributed import Client
-    except ImportError:
-        raise CannotLook(
-            "expected Dask for --dask, which is not installed: pip install 'steadygrad[dask]'"
-        ) from None
-    try:
-        client = Client(address, timeout=10)
-    except OSError as error:
-        raise CannotLook(f"expected a Dask scheduler at {address}, got {error}") from None
-    with client:
-        yield client.get_executor()
+        threads.shutdown(wait=True, cancel_futures=True)
 
 
 # --- A process -----------------------------------------------------------------------------------

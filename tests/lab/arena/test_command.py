@@ -114,3 +114,21 @@ def test_processes_rank_as_one_would(tmp_path: Path) -> None:
         subprocess.run(command, cwd=tmp_path, check=True)
     one, two = ((tmp_path / n / "ranking.txt").read_text() for n in "12")
     assert one == two
+
+
+@pytest.mark.long
+def test_a_cluster_ranks_as_one_process_would(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    words = ["lab", "arena", "--depths", "2", "--widths", "8", "--init", "he", "--activation"]
+    words += ["relu", "--optimizer", "adam"]
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        for name, where in (
+            ("here", ["--workers", "1"]),
+            ("there", ["--dask", cluster.scheduler_address]),
+        ):
+            done = CliRunner().invoke(app, [*words, *where, "-o", str(tmp_path / name)])
+            assert done.exit_code == 0, done.output
+    here, there = ((tmp_path / n / "ranking.txt").read_text() for n in ("here", "there"))
+    assert here == there

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from steadygrad._dask import on_dask
 from steadygrad.lab.arena.asking import check_grid, check_numbers, fitting
 from steadygrad.lab.arena.board import Board
 from steadygrad.lab.arena.grid import Cell, Grid, Schedule
@@ -68,8 +68,9 @@ def run(options: Options) -> int:
 def _play(board: Board, options: Options) -> int:
     """Play to the end, or until it is interrupted; what is known by then is on the board."""
     store = Store(options.directory)
+    opened = pool(options.workers) if options.dask is None else on_dask(options.dask)
     try:
-        with _executor(options) as executor, _bar(planned(board)) as tell:
+        with opened as executor, _bar(planned(board)) as tell:
             play_rounds(board, options.rates, player(board, store, executor, tell))
     except KeyboardInterrupt:
         sys.stderr.write("steadygrad: interrupted; the same command goes on from here\n")
@@ -154,22 +155,6 @@ def _ask(options: Options) -> None:
 def planned(board: Board) -> float:
     """Return the work of all rounds, in steps of a block, if as many are kept as planned."""
     return board.schedule.most * sum(max(1, cell.setting.depth) for cell in board.cells)
-
-
-@contextmanager
-def _executor(options: Options) -> Iterator[Executor | None]:
-    if options.dask is None:
-        with pool(options.workers) as executor:
-            yield executor
-        return
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ModuleNotFoundError(
-            "expected Dask for --dask, which is not installed: pip install 'steadygrad[dask]'"
-        ) from None
-    with Client(options.dask, timeout=10) as client:
-        yield client.get_executor()
 
 
 @contextmanager
