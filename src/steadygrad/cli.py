@@ -405,6 +405,7 @@ def explain(
         _print_page(f"# {one.code} {one.name}{over}\n\n{one.page}")
     if pages:
         return
+    from steadygrad.core.nearest import meant
     from steadygrad.remedies.catalogue import REMEDIES  # which imports torch
 
     for remedy in REMEDIES:
@@ -414,9 +415,8 @@ def explain(
             return
     known = [text for one in EVERY for text in (one.code, one.name)]
     known += [remedy.name for remedy in REMEDIES]
-    raise typer.Exit(
-        _say(f"expected a finding's code or name, or a remedy's, got {code}{_near(code, known)}")
-    )
+    advice = meant(code, known, otherwise="`steadygrad explain` lists them")
+    raise typer.Exit(_say(f"expected a finding's code or name, or a remedy's, got {code}{advice}"))
 
 
 @app.command(name="lab")
@@ -691,13 +691,6 @@ def _told_apart(run: Callable[[], int], explain_error: Callable[[BaseException],
 def _say(sentence: str) -> int:
     typer.echo(f"steadygrad: {sentence}", err=True)
     return CANNOT_LOOK
-
-
-def _near(text: str, known: list[str]) -> str:
-    import difflib
-
-    found = difflib.get_close_matches(text, known, n=1)
-    return f": did you mean {found[0]}?" if found else ": `steadygrad explain` lists them"
 
 
 def _reserve_stdout() -> TextIO:

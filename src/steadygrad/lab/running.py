@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from steadygrad.core.nearest import meant
 from steadygrad.lab.drawing import draw
 from steadygrad.lab.experiment import Experiment, Measure, Plan, Result
 
@@ -32,9 +32,9 @@ def found(name: str, among: Sequence[Experiment]) -> Experiment:
     for one in among:
         if one.name == name:
             return one
-    near = difflib.get_close_matches(name, [one.name for one in among], n=1, cutoff=0.4)
-    advice = f"did you mean {near[0]}?" if near else "`steadygrad lab` lists them"
-    raise ValueError(f"expected the name of an experiment, got {name}: {advice}")
+    known = [one.name for one in among]
+    advice = meant(name, known, otherwise="`steadygrad lab` lists them", cutoff=0.4)
+    raise ValueError(f"expected the name of an experiment, got {name}{advice}")
 
 
 def measured(experiment: Experiment, plan: Plan) -> Outcome:

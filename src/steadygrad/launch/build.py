@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import random
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from steadygrad.core.nearest import meant
 from steadygrad.launch.spec import tensor_of
 from steadygrad.probe.garbage import watched
 from steadygrad.probe.tree import Tree
@@ -61,7 +61,7 @@ def load(target: str) -> Any:  # whatever the user named
     for part in attribute.split("."):
         if part not in dir(found):
             raise CannotLook(
-                f"expected {place} to define {attribute}, it does not{_close(part, dir(found))}"
+                f"expected {place} to define {attribute}, it does not{meant(part, dir(found))}"
             )
         found = getattr(found, part)
     return found
@@ -154,9 +154,4 @@ def _from_path(place: str) -> ModuleType:
 def near(path: Path) -> str:
     """Name a file that is close to a missing one."""
     siblings = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
-    return _close(path.name, siblings)
-
-
-def _close(name: str, known: Sequence[str]) -> str:
-    found = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {found[0]}?" if found else ""
+    return meant(path.name, siblings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steadygrad.core.nearest import meant
 from steadygrad.launch.build import seeded, users_code
 from steadygrad.replay.captured import CannotLook, Captured
 
@@ -54,8 +54,8 @@ def timm_model(name: str, seed: int) -> Captured:
     _need("timm", f"timm:{name}", "pip install timm")
     timm = importlib.import_module("timm")
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=1)
-        raise CannotLook(f"expected a model that timm knows, got {name}{_hint(near)}")
+        advice = meant(name, timm.list_models())
+        raise CannotLook(f"expected a model that timm knows, got {name}{advice}")
     with users_code(), seeded(seed):
         model = timm.create_model(name, pretrained=False)
         size = model.default_cfg.get("input_size", (3, 224, 224))
@@ -77,16 +77,12 @@ def _configuration(name: str) -> Any:  # a transformers configuration
         with users_code():
             return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if name not in CONFIG_MAPPING:
-        near = difflib.get_close_matches(name, list(CONFIG_MAPPING.keys()), n=1)
+        advice = meant(name, CONFIG_MAPPING.keys())
         raise CannotLook(
             f"expected a model type of transformers or a directory with a config.json, got "
-            f"{name}{_hint(near)}"
+            f"{name}{advice}"
         )
     return AutoConfig.for_model(name)
-
-
-def _hint(near: list[str]) -> str:
-    return f": did you mean {near[0]}?" if near else ""
 
 
 def _with_head(config: Any) -> nn.Module:

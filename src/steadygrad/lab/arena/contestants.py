@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.util
 import sys
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from steadygrad.core.nearest import meant
 from steadygrad.lab.arena.nets import Block, Make, Net, Norm, Residual, Rezero, plain, stacked
 from steadygrad.lab.arena.nets import transformer as transformer_net
 from steadygrad.remedies.applied import BY_NAME
@@ -141,9 +141,8 @@ def expect(kind: str, name: str, known: Sequence[str] = ()) -> None:
         return
     names = known or KINDS[kind]
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
-        raise ValueError(f"expected {_article(kind)}, or FILE.py:FUNCTION, got {name}: {advice}")
+        advice = meant(name, names, otherwise=f"known are {', '.join(names)}")
+        raise ValueError(f"expected {_article(kind)}, or FILE.py:FUNCTION, got {name}{advice}")
 
 
 def _article(kind: str) -> str:
@@ -175,8 +174,7 @@ def load(target: str) -> Callable[..., Any]:
     specification.loader.exec_module(module)
     found: Callable[..., Any] | None = vars(module).get(attribute)
     if not callable(found):
-        near = difflib.get_close_matches(attribute, vars(module), n=1)
-        advice = f": did you mean {near[0]}?" if near else ""
+        advice = meant(attribute, vars(module))
         raise ValueError(f"expected {place} to define a function {attribute}, it does not{advice}")
     return found
 
