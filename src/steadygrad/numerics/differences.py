@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from steadygrad.numerics.plain import Array, Plain
 
 FEW, MANY = 6, 11  # halved steps in Richardson's table, at first and in all
+HALVED = 0.5 ** np.arange(MANY)
+FIRST, FURTHER = (np.concatenate([-one, one]) for one in (HALVED[:FEW], HALVED[FEW:]))
 ENOUGH = 1e-9  # share of a slope: the error beyond which shorter steps are tried
 COARSEST = 2.0**-3  # its first step; chosen by us: 2^-2 leaves more domains, 2^-5 loses a digit
 TINY = 1e-20  # the complex step: its error is of the order of its square
@@ -73,13 +75,11 @@ def richardson(f: Plain, step: float | None) -> Slopes:
     steps are taken at once, and five shorter ones where six leave an error above 1e-9 of a slope.
     """
     h = steps(f, step or COARSEST)
-    shares = 0.5 ** np.arange(FEW)
-    values, at = _around(f, h, (*-shares, *shares))
+    values, at = _around(f, h, FIRST)
     found = _extrapolated(f, values, at)
     if (found.error <= ENOUGH * np.abs(found.value)).all():
         return found
-    rest = 0.5 ** np.arange(FEW, MANY)
-    more, further = _around(f, h, (*-rest, *rest))
+    more, further = _around(f, h, FURTHER)
     halves = (slice(0, FEW), slice(0, MANY - FEW)), (slice(FEW, None), slice(MANY - FEW, None))
     values = np.concatenate([part for a, b in halves for part in (values[a], more[b])])
     at = np.concatenate([part for a, b in halves for part in (at[a], further[b])])
@@ -93,11 +93,12 @@ def _extrapolated(f: Plain, values: Array, at: Array) -> Slopes:
     raw = ((high - low) / (distance - at[:levels])).reshape(levels, -1)
     table = _table(levels)
     broken = ~np.isfinite(raw)
-    entries = table.weights @ np.where(broken, 0.0, raw)
+    whole = not broken.any()
+    entries = table.weights @ (raw if whole else np.where(broken, 0.0, raw))
     entry, left, above = entries.reshape(3, len(table.level), -1)
     noise = _rounding(f, values, distance).reshape(levels, -1)
     apart = np.maximum(np.abs(entry - left), np.abs(entry - above)) + noise[table.level]
-    if broken.any():
+    if not whole:
         apart[(table.uses @ broken.astype(np.float64)) > 0] = np.inf
     best = apart.argmin(axis=0), np.arange(raw.shape[1])
     error = apart[best].reshape(low.shape[1:])
@@ -158,13 +159,13 @@ def steps(f: Plain, share: float) -> Array:
     return h
 
 
-def _around(f: Plain, h: Array, multiples: Sequence[float]) -> tuple[Array, Array]:
+def _around(f: Plain, h: Array, multiples: Sequence[float] | Array) -> tuple[Array, Array]:
     """Return f at x + multiple * h in each input, [k, n, m], and the true distances [k, n, 1].
 
     The distance is taken after rounding: what x + h really is in x's own dtype.
     """
     count = f.x.size
-    moved = (f.x + np.array(multiples)[:, None] * h).astype(f.x.dtype)
+    moved = (f.x + np.asarray(multiples)[:, None] * h).astype(f.x.dtype)
     points = np.empty((len(moved), count, count), f.x.dtype)
     points[:] = f.x
     places = np.arange(count)
@@ -175,8 +176,10 @@ def _around(f: Plain, h: Array, multiples: Sequence[float]) -> tuple[Array, Arra
 
 def _rounding(f: Plain, values: Array, distance: Array) -> Array:
     """Return eps |f| / h: what rounding f to its dtype does to a difference."""
-    sizes = np.where(np.isfinite(values), np.abs(values), 0.0)
-    largest = np.maximum(sizes.max(axis=0), np.abs(f.value))
+    largest = np.maximum(np.abs(values).max(axis=0), np.abs(f.value))
+    if not np.isfinite(largest).all():
+        sizes = np.where(np.isfinite(values), np.abs(values), 0.0)
+        largest = np.maximum(sizes.max(axis=0), np.abs(f.value))
     rounding: Array = _eps(f) * largest / np.abs(distance)
     return rounding
 

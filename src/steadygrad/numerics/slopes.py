@@ -77,8 +77,10 @@ def _estimated(
 def _judged(slopes: Slopes) -> tuple[Array, tuple[str, ...]]:
     """Return the errors [n, m] with kinks and jumps counted in, and a sentence for each input."""
     lost = ~np.isfinite(slopes.value)
-    error = np.where(lost, np.inf, slopes.error)
     kink, jump = _broken(slopes) if slopes.gaps is not None else (lost & False, lost & False)
+    if not (lost | kink | jump).any():
+        return slopes.error, ()
+    error = np.where(lost, np.inf, slopes.error)
     if slopes.gaps is not None:
         error = np.where(kink, np.maximum(error, np.abs(slopes.gaps[0]) / 2), error)
         error = np.where(jump, np.inf, error)
