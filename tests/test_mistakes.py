@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,6 +136,25 @@ def test_a_missing_extra_is_named(
     code, sentence = _last(words)
     assert code == 2
     assert sentence == said
+
+
+@pytest.mark.parametrize(
+    "words", [["check", "hello.py"], ["run", "hello.py"], ["cure", "hello.py"]]
+)
+def test_an_old_torch_is_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    about = home / "torch-2.1.2.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.1.2\n")
+    monkeypatch.syspath_prepend(str(home))
+    said = "expected torch 2.4 or later, got 2.1.2: `pip install --upgrade torch` gets it"
+
+    assert _last(words) == (2, said)
+    code = "import sys; sys.modules['torch'] = None; import steadygrad as sg; sg.check"
+    there = {**os.environ, "PYTHONPATH": str(home)}
+    ran = subprocess.run([sys.executable, "-c", code], env=there, capture_output=True, text=True)
+    assert f"ImportError: {said}" in ran.stderr
 
 
 def test_a_place_that_cannot_be_written_to_is_named(home: Path) -> None:

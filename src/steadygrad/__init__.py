@@ -101,7 +101,13 @@ else:  # a type checker that saw __getattr__ would accept every name
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        found = getattr(import_module(_HOMES[name]), name)
+        try:
+            found = getattr(import_module(_HOMES[name]), name)
+        except (ImportError, AttributeError):
+            from steadygrad.core.environment import expect_torch
+
+            expect_torch()
+            raise
         globals()[name] = found
         return found
 

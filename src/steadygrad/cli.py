@@ -674,6 +674,13 @@ def _guarded(run: Callable[[], int], explain_error: Callable[[BaseException], No
 
 
 def _told_apart(run: Callable[[], int], explain_error: Callable[[BaseException], None]) -> int:
+    from steadygrad.core.environment import expect_torch
+
+    try:
+        expect_torch()
+    except ImportError as error:
+        return _say(str(error))
+
     from steadygrad.replay.captured import CannotLook, UsersError
 
     try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
+import re
 from importlib import metadata
 
+OLDEST = (2, 4)  # of torch: what pyproject.toml asks for
 NAMED = ("steadygrad", "torch", "numpy", "transformers", "accelerate", "pytorch-lightning", "timm")
 """What has a say in gradients; a package that is not installed is left out."""
 
@@ -22,3 +25,18 @@ def version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def expect_torch() -> None:
+    """Raise ImportError where torch is missing or too old; torch itself is not imported."""
+    found = version("torch")
+    if not found and importlib.util.find_spec("torch") is None:
+        raise ImportError(
+            "expected torch, got none: `pip install torch` gets it, in the build that you want"
+        )
+    numbers = tuple(int(one) for one in re.findall(r"\d+", found)[:2])
+    if numbers and numbers < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise ImportError(
+            f"expected torch {oldest} or later, got {found}: `pip install --upgrade torch` gets it"
+        )
