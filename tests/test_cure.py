@@ -26,7 +26,9 @@ import steadygrad as sg
 from steadygrad._dask import on_dask
 from steadygrad._search import Plan, Search, draws, proposals
 from steadygrad.core.finding import Advice, Finding, Severity
-from steadygrad.core.trial import LOST, Arm, Cure, Outcome
+from steadygrad.core.record import record_of
+from steadygrad.core.report import Report
+from steadygrad.core.trial import LOST, Arm, Cure, Outcome, Trial
 from steadygrad.launch.arm import Job
 from steadygrad.launch.cured import Options, cure_script, performed
 from steadygrad.remedies.applied import BY_NAME
@@ -309,16 +311,20 @@ def test_the_page_shows_the_trials_and_the_lines_to_paste(diverging: sg.Report) 
     assert "against no change" in page
 
 
-def test_advice_says_what_its_trial_has_shown(diverging: sg.Report) -> None:
-    assert diverging.cure is not None
-    alone = next(one for one in diverging.cure.trials if len(one.remedies) == 1)
-    advised = Finding(
-        Severity.risk, "too far", code="G401", try_next=(Advice(alone.name), Advice("lower-lr"))
+def test_advice_says_what_its_trial_has_shown() -> None:
+    trials = (
+        Trial((), (0, 1), 60, (2.0, 2.0), (2.0, 2.0), "no effect"),
+        Trial(("cross-entropy", "adam"), (0, 1), 60, (2.0, 2.0), (0.1, 0.1), "helps"),
+        Trial(("selu",), (0,), 15, (2.0,), (2.0,), "no effect"),
     )
-    page = html(replace(diverging, findings=(advised,)))
+    advice = tuple(map(Advice, ("give-scores", "swap-activation", "revive")))
+    found = Finding(Severity.risk, "too far", code="G303", try_next=advice)
+    cure = Cure(trials, "cross-entropy + adam")
+    told = html(Report("train.py", record_of([]), (found,), cure=cure))
 
-    assert f"tried: {alone.verdict}" in page
-    assert "not verified by a trial" in page
+    assert "prescribed: cross-entropy + adam" in told
+    assert "tried: no effect" in told
+    assert "not verified by a trial" in told
 
 
 # --- Scripts --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
 
-from steadygrad.core.finding import Finding, Severity
+from steadygrad.core.finding import Finding, Severity, remedies_of
 from steadygrad.core.trial import (
     Arm,
     Comparison,
@@ -108,28 +108,6 @@ UNJUDGED = ("G603",)
 
 DRAWS = 100  # at most, unfit ones among them
 
-ALIASES = {
-    "lower-lr": ("default-lr", "sharpness-lr", "lr-x0.1", "lr-x0.01", "lr-x0.3"),
-    "higher-lr": ("default-lr", "sharpness-lr", "lr-x100", "lr-x10", "lr-x3"),
-    "map-to-0-and-1": ("unit-targets",),
-    "soft-choice": ("straight-through",),
-    "give-scores": ("cross-entropy", "with-logits"),
-    "scale-targets": ("standardise-target",),
-    "normalise": ("layer-norm", "batch-norm"),
-    "swap-activation": ("selu", "leaky-relu", "gelu"),
-    "skip-init": ("zero-branches",),
-    "scale-residual": ("depth-scaled-residual",),
-    "register-layers": ("register",),
-    "add-residual-or-norm": ("add-residual", "layer-norm", "batch-norm"),
-    "reinitialise": ("level-init", "kaiming-init", "xavier-init"),
-    "draw-weights": ("level-init", "xavier-init"),
-    "draw-each-layer": ("level-init", "xavier-init"),
-    "update-gate-bias": ("chrono-init",),
-    "gated-cell": ("orthogonal-recurrence", "chrono-init"),
-    "clamp-exponent": ("safe-exp", "small-head"),
-}
-"""Advice of findings that goes by other names than the remedies that do it."""
-
 
 def proposals(
     findings: Sequence[Finding], folded: Sequence[Finding], *, general: bool = True
@@ -140,8 +118,8 @@ def proposals(
     Where the loss falls those of all trades would only make it fall faster.
     """
     roots = [one for one in findings if one.severity > Severity.note]
-    advice = [one.remedy for found in roots for one in found.try_next]
-    names = [name for one in advice for name in ALIASES.get(one, (one,))]
+    advice = [one for found in roots for one in found.try_next]
+    names = [name for one in advice for name in remedies_of(one)]
     found = [BY_NAME[name] for name in names if name in BY_NAME]
     codes = [one.code for one in roots]
     codes += [code for one in roots for code in one.symptoms]

@@ -31,6 +31,34 @@ class Advice:
     patch: str = ""
 
 
+ALIASES = {
+    "lower-lr": ("default-lr", "sharpness-lr", "lr-x0.1", "lr-x0.01", "lr-x0.3"),
+    "higher-lr": ("default-lr", "sharpness-lr", "lr-x100", "lr-x10", "lr-x3"),
+    "map-to-0-and-1": ("unit-targets",),
+    "soft-choice": ("straight-through",),
+    "give-scores": ("cross-entropy", "with-logits"),
+    "scale-targets": ("standardise-target",),
+    "normalise": ("layer-norm", "batch-norm"),
+    "swap-activation": ("selu", "leaky-relu", "gelu"),
+    "skip-init": ("zero-branches",),
+    "scale-residual": ("depth-scaled-residual",),
+    "register-layers": ("register",),
+    "add-residual-or-norm": ("add-residual", "layer-norm", "batch-norm"),
+    "reinitialise": ("level-init", "kaiming-init", "xavier-init"),
+    "draw-weights": ("level-init", "xavier-init"),
+    "draw-each-layer": ("level-init", "xavier-init"),
+    "update-gate-bias": ("chrono-init",),
+    "gated-cell": ("orthogonal-recurrence", "chrono-init"),
+    "clamp-exponent": ("safe-exp", "small-head"),
+}
+"""Advice of findings that goes by other names than the remedies that do it."""
+
+
+def remedies_of(advice: Advice) -> tuple[str, ...]:
+    """The remedies that do what an advice says, by name, the likeliest first."""
+    return ALIASES.get(advice.remedy, (advice.remedy,))
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One fault: what, where, how we know, and what to try.
