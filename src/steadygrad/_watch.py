@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 
@@ -87,8 +88,13 @@ def _sinks(to: Sink | Sequence[Sink]) -> Sequence[Sink]:
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one of a training that writes."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this process is the one of a training that writes.
+
+    Before the ranks have met, what launched them tells: torchrun RANK, Lightning LOCAL_RANK.
+    """
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == 0
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
 
 
 @dataclass(frozen=True, slots=True)

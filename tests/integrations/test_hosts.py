@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import steadygrad as sg
+from steadygrad._watch import is_first_rank
 from steadygrad.core.record import Record
 from steadygrad.core.report import Report
 from steadygrad.integrations.hosted import Hosted
@@ -275,6 +277,71 @@ def test_a_training_that_nobody_tells_the_end_of_is_reported_at_exit(tmp_path: P
     (log,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     steps = [one.history.step.num for one in records(log) if one.HasField("history")]
     assert steps == [0, 1, 2, 3]
+
+
+TWO_RANKS = """
+import torch
+import pytorch_lightning as pl
+from torch import nn
+from steadygrad.integrations.lightning import SteadygradCallback
+
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(4, 2)
+
+    def training_step(self, batch, _):
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+if __name__ == "__main__":
+    x = torch.randn(64, 4)
+    data = torch.utils.data.TensorDataset(x, (x[:, 0] > 0).long())
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", devices=2, strategy="ddp", **quiet,
+        callbacks=[SteadygradCallback(run="runs/a")],
+    )
+    trainer.fit(Net(), torch.utils.data.DataLoader(data, 8))
+"""
+
+
+@pytest.mark.long
+def test_of_the_ranks_of_lightning_one_reports_and_writes(tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning", reason="pip install 'steadygrad[lightning]'")
+    (tmp_path / "train.py").write_text(TWO_RANKS)
+    done = subprocess.run(
+        [sys.executable, "train.py"],
+        cwd=tmp_path,
+        env={**os.environ, "MASTER_ADDR": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("checks clear") == 1
+    assert [one.name for one in (tmp_path / "runs").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),
+        ({"LOCAL_RANK": "1"}, False),
+    ],
+)
+def test_what_launched_a_rank_tells_which_is_the_first(
+    variables: dict[str, str], first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_rank() is first
 
 
 @pytest.mark.parametrize(

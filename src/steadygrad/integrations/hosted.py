@@ -45,10 +45,12 @@ class Hosted:
         """Plan a watch as `sg.watch` does; `show` is given the report when the training ends."""
         self._watch, self._show = partial(watch, run=run, overhead=overhead, to=to), show
         self.watch: Watch | None = None
+        self._shows = True
 
     def begin(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Start to watch."""
         self.end()
+        self._shows = is_first_rank()  # in the end the ranks may have parted
         self.watch = self._watch(model, optimizers, name=type(model).__name__)
         atexit.register(self._exit)
 
@@ -58,7 +60,7 @@ class Hosted:
             return
         atexit.unregister(self._exit)
         self.watch.__exit__(None if error is None else type(error), error, None)
-        report = _report(self.watch) if is_first_rank() else None
+        report = _report(self.watch) if self._shows else None
         if report is not None:
             self._show(report)
 
