@@ -14,7 +14,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv/demo.stamp ## See an ill and a healthy network diagnosed
-	$(BIN)/python -m steadygrad.demo
+	$(BIN)/steadygrad demo
 
 test: .venv/dev.stamp ## Run the tests, the README's examples among them
 	$(BIN)/python -m pytest -n 2 --dist worksteal

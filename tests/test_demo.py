@@ -6,18 +6,19 @@ import re
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from steadygrad import demo
+from steadygrad.cli import app
 from steadygrad.render.words import ASCII, UNICODE
 
 
-def test_the_tools_own_multiplier_makes_the_network_learn(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_tools_own_multiplier_makes_the_network_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     monkeypatch.setattr(demo, "STEPS", 60)
-    assert demo.main() == 0
-    told = capsys.readouterr().out
+    done = CliRunner().invoke(app, ["demo"])
+    assert done.exit_code == 0
+    told = done.stdout
     assert "✗ G201 weak-init" in told
     assert "✓ healthy" in told
     before, after = (float(found) for found in re.findall(r"start, ([0-9.]+) after", told))

@@ -614,6 +614,21 @@ def export_command(
     typer.echo(f"steadygrad: wrote {written}", err=True)
 
 
+@app.command(name="demo")
+def demo_command() -> None:
+    """Watch a network of 30 layers that does not learn be explained, corrected, and trained.
+
+    Takes half a minute. It needs scikit-learn, for the digits; nothing is fetched or written.
+    """
+
+    def start() -> int:
+        from steadygrad.demo import main
+
+        return main()
+
+    raise typer.Exit(_guarded(start, lambda _: None))
+
+
 @app.command(name="doctor")
 def doctor_command() -> None:
     """Say what there is: versions, devices, mechanisms of guards, extras, and what would be blind.

@@ -29,7 +29,10 @@ def main() -> int:
     try:
         images, labels = digits()
     except ImportError:
-        sys.stderr.write("The demo needs scikit-learn's digits: pip install 'steadygrad[demo]'\n")
+        sys.stderr.write(
+            "steadygrad: expected scikit-learn, whose digits the demo learns, got none: "
+            "pip install 'steadygrad[demo]'\n"
+        )
         return 2
     say(f"1. A network of {DEPTH} layers, as PyTorch initializes it, on handwritten digits.")
     model = network()
@@ -177,7 +180,3 @@ def smoothed(losses: Sequence[float], cells: int) -> list[float]:
     edges = [round(number * len(losses) / cells) for number in range(cells + 1)]
     stretches = (losses[start : max(end, start + 1)] for start, end in pairwise(edges))
     return [sum(one) / len(one) for one in stretches]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

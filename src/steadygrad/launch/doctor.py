@@ -16,7 +16,7 @@ from steadygrad.core.environment import version, versions
 EXTRAS = {
     "hf": ("transformers", "check hf:NAME, and a callback for its Trainer"),
     "timm": ("timm", "check timm:NAME"),
-    "demo": ("scikit-learn", "python -m steadygrad.demo"),
+    "demo": ("scikit-learn", "steadygrad demo"),
     "lab": ("matplotlib", "figures of lab, and its digits"),
     "dask": ("distributed", "cure --dask, lab arena --dask"),
     "parquet": ("pyarrow", "export --to parquet"),
