@@ -101,10 +101,9 @@ def _odd_units(record: Record, *, up: bool, least: float = 2.0) -> Iterator[Find
         return
     for place in depth.odd:
         away = float(depth.gain[place] - depth.trend)
-        far = min(abs(away), abs(float(depth.gain[place])))
+        own = away - _rescaling(depth, place)
+        far = min(abs(away), abs(float(depth.gain[place])), abs(own))
         if place == 0 or depth.joins[place] or (away > 0) != up or far < least:
-            continue
-        if _rescales(depth, place):
             continue
         site = depth.sites[place]
         name = site.name or site.kind
@@ -118,10 +117,10 @@ def _odd_units(record: Record, *, up: bool, least: float = 2.0) -> Iterator[Find
         yield Finding(severity, says, (site.name,), numbers, magnitude=size)
 
 
-def _rescales(depth: Depth, place: int) -> bool:
-    """Whether a unit only gives signal and gradient another scale, as norms and embeddings do."""
-    norm, other = depth.parts["norm"][place], depth.parts["other"][place]
-    return bool(abs(depth.gain[place] - depth.trend - norm - other) < 0.5)
+def _rescaling(depth: Depth, place: int) -> float:
+    """What a unit does by giving signal and gradient another scale, as norms and losses do."""
+    scale = float(depth.parts["norm"][place] + depth.parts["other"][place])
+    return scale if math.isfinite(scale) else 0.0
 
 
 @detector("G103", "exploding-signal", needs=("flow",), explains=("G003",))
