@@ -307,7 +307,7 @@ def test_the_page_shows_the_trials_and_the_lines_to_paste(diverging: sg.Report) 
     page = html(diverging)
 
     assert diverging.cure is not None
-    assert f"Paste this: {diverging.cure.chosen}" in page
+    assert f"Paste this once model and optimizer exist: {diverging.cure.chosen}" in page
     assert "against no change" in page
 
 

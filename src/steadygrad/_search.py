@@ -89,7 +89,10 @@ class Plan:
         return self.whole + self.sides * (2 * self.short + self.finals) + 2 * self.steps
 
 
-GENERAL = ("adam", "selu", "lr-x0.1", "lr-x10", "layer-norm", "clip-norm", "level-init", "lr-x3")
+GENERAL = (
+    *("adam", "selu", "default-lr", "lr-x0.1", "lr-x10", "layer-norm", "clip-norm", "level-init"),
+    "lr-x3",
+)
 """What is tried besides what was found calls for: chosen by us, one of each kind first."""
 
 STRONGER = {"lr-x10": "lr-x100", "lr-x3": "lr-x10", "lr-x0.1": "lr-x0.01", "lr-x0.3": "lr-x0.1"}
@@ -329,7 +332,7 @@ class Search:
         """
         plan = self.plan
         ranked = sorted(tried, key=self._rank)
-        alone = [one for one in tried if _mends(one)] or [one for one in ranked if len(one) == 1]
+        alone = [one for one in ranked if _mends(one)] or [one for one in ranked if len(one) == 1]
         ranked = list(dict.fromkeys([*ranked[:1], *alone[:1], *ranked]))
         room = max(2, (limit - self.spent - plan.whole) // plan.steps + 1)
         self.make([Arm(one, plan.seeds[0], plan.steps) for one in ranked[:room]])
@@ -352,6 +355,9 @@ class Search:
         trials = self.trials()
         chosen = self._chosen(trials)
         if chosen is None:
+            if self.stands and len(trials) > 1:
+                stuck = f"in {self.plan.steps} steps the loss does not fall, changed or not"
+                self.said.append(f"{stuck}: try more (--steps)")
             return
         self._tell_of_better_draws(chosen, trials)
         self._tell_of_a_part(chosen, trials)

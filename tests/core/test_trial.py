@@ -34,6 +34,9 @@ def test_what_breaks_ends_at_infinity(outcome: Outcome) -> None:
         ((1.0, 3.0, 2.0), (0.5, 2.5, 1.5), "no effect"),  # within the seeds' own spread
         ((2.3, 2.3, 2.3), (2.25, 2.25, 2.25), "no effect"),  # 2 % are no cure
         ((0.4, 0.5, 0.4), (2.3, 2.3, 2.3), "worse"),
+        ((4e3, 2e3, 1e3), (1.0, 0.8, 1.0), "helps"),  # all below all, whatever the spread
+        ((4e3, 2e3, 1e3), (900.0, 1.0, 2.0), "no effect"),
+        ((1.0, 0.8, 1.0), (4e3, 2e3, 1e3), "worse"),
         ((INF, INF, INF), (0.4, 0.5, 0.4), "helps"),
         ((INF, INF, INF), (0.4, INF, 0.4), "no effect"),
         ((INF, INF, INF), (INF, INF, INF), "no effect"),
@@ -93,9 +96,9 @@ def test_a_loss_that_has_not_fallen_stands(losses: list[float], stands: bool) ->
 
 
 def test_another_loss_is_compared_with_where_it_began() -> None:
-    fallen = Comparison((0.7, 1.9, 1.2), (0.1, 0.2, 0.1), own=True)
+    fallen = Comparison((0.7, 1.9, 1.2), (0.1, 0.65, 0.4), own=True)
     assert fallen.verdict == "helps"
-    assert Comparison((0.7, 1.9, 1.2), (0.1, 0.2, 0.1)).verdict == "no effect"
+    assert Comparison((0.7, 1.9, 1.2), (0.1, 0.65, 0.4)).verdict == "no effect"
 
 
 def test_what_mends_the_loss_comes_before_what_goes_on_with_a_wrong_one() -> None:

@@ -257,6 +257,17 @@ def test_revive_draws_dead_units_and_leaves_the_others() -> None:
     assert bool((model.layers[:2](x).amax(0) > 0).all())
 
 
+def test_revive_draws_what_a_dead_layer_has_left_dead_behind_it() -> None:
+    torch.manual_seed(0)
+    model, x = Chain(4, 8), torch.randn(64, 64)
+    with torch.no_grad():
+        for layer in (model.layers[0], model.layers[2]):
+            layer.bias.fill_(-100.0)
+    revive.apply(scene(model, x, ("layers.0",)))
+    for upto in (2, 4):
+        assert bool((model.layers[:upto](x).amax(0) > 0).any())
+
+
 def test_revive_knows_channels_and_functions() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

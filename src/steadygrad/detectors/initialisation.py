@@ -159,7 +159,7 @@ def _scale_finding(record: Record, trend: Trend) -> Finding:
         names,
         numbers,
         ruled_out=_ruled_out(depth),
-        try_next=_cures(depth, names, multiplier),
+        try_next=_cures(depth, patch_multiply(names, multiplier, _bare(record))),
         magnitude=abs(trend.decades),
     )
 
@@ -181,7 +181,8 @@ def _needed(depth: Depth, squared: float) -> float:
 def _typical_scale(record: Record, names: tuple[str, ...]) -> float:
     sites, gains = record.sites_of("weight"), record.read("weight_gain", "weight")
     mine = [gains[place] for place, site in enumerate(sites) if site.name in names]
-    return float(10.0 ** (2 * np.median(mine))) if mine else math.nan
+    read = [gain for gain in mine if math.isfinite(gain)]
+    return float(10.0 ** (2 * np.median(read))) if read else math.nan
 
 
 def _ruled_out(depth: Depth) -> tuple[str, ...]:
@@ -194,15 +195,20 @@ def _ruled_out(depth: Depth) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def _cures(depth: Depth, names: tuple[str, ...], multiplier: float) -> tuple[Advice, ...]:
+def _bare(record: Record) -> set[str]:
+    """Weights that are parameters by themselves, in no layer."""
+    return {site.name for site in record.sites_of("weight") if site.kind == "Parameter"}
+
+
+def _cures(depth: Depth, multiplied: str) -> tuple[Advice, ...]:
     if np.nanmax(depth.eta, initial=0.0) > 1.02:
         return (
             Advice("add-residual-or-norm", "# x = x + layer(norm(x)) in every layer"),
             Advice("critical-init", "# see steadygrad.probe.gain.critical(activation)"),
-            Advice("level-init", patch_multiply(names, multiplier)),
+            Advice("level-init", multiplied),
         )
     return (
-        Advice("level-init", patch_multiply(names, multiplier)),
+        Advice("level-init", multiplied),
         Advice("kaiming-init", "nn.init.kaiming_normal_(layer.weight); nn.init.zeros_(layer.bias)"),
     )
 

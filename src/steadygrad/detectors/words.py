@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 
 def layers(names: Sequence[str], *, most: int = 3) -> str:
@@ -18,11 +18,13 @@ def times(decades: float) -> str:
     return f"{10 ** abs(decades):.2g} times" if abs(decades) < 3 else f"1e{abs(decades):.0f} times"
 
 
-def patch_multiply(names: Sequence[str], multiplier: float) -> str:
-    """Lines that multiply the weights of the named modules."""
+def patch_multiply(names: Sequence[str], multiplier: float, bare: Container[str] = ()) -> str:
+    """Lines that multiply the weights of the named modules, or of `bare` parameters."""
     listed = ", ".join(repr(name) for name in names)
+    alone = all(name in bare for name in names)
+    weight = "model.get_parameter(name)" if alone else "model.get_submodule(name).weight"
     return (
         "with torch.no_grad():\n"
         f"    for name in ({listed},):\n"
-        f"        model.get_submodule(name).weight.mul_({multiplier:.4g})"
+        f"        {weight}.mul_({multiplier:.4g})"
     )

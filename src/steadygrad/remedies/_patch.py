@@ -34,7 +34,7 @@ def listed(names: Iterable[str]) -> str:
     inside = ", ".join(repr(name) for name in names)
     if len(inside) < 70:
         return f"[{inside}]"
-    lines = textwrap.fill(inside, 90, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.fill(inside, 68, break_long_words=False, break_on_hyphens=False)
     return "[\n" + textwrap.indent(lines, "    ") + "\n]"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ RELU_FUNCTIONS = ("relu", "relu_", "relu6")
 def revive(scene: Scene) -> Change:
     """Draw the weights of units whose ReLU is zero for the whole first batch, zero their biases.
 
-    Weights are drawn from N(0, 2 / fan_in). A unit is a neuron or a channel.
+    Weights are drawn from N(0, 2 / fan_in). A unit is a neuron or a channel. Layers that are wholly
+    dead even so, as what they took in was zero before, are drawn anew as well.
 
     **When it fails.** What killed the units, mostly a learning rate that is too high or an input
     that is not standardised, kills them again. On a small batch a living unit may look dead. Units
@@ -31,6 +33,31 @@ def revive(scene: Scene) -> Change:
     born dead.
     """
     layers = {n: one for n, one in layers_of(scene.model).items() if not _is_transposed(one)}
+    looked_at = set(pointed_at(scene, layers))
+    patches: list[str] = []
+    while True:
+        alive = _alive(scene, layers)
+        if patches:  # what a layer has left dead behind it
+            looked_at = {name for name, units in alive.items() if not units.any()}
+        dead = {
+            name: (~units).nonzero().flatten().tolist()
+            for name, units in alive.items()
+            if name in looked_at and units.numel() == len(layers[name].weight)
+        }
+        lines = [
+            line for name, units in dead.items() if units for line in _drawn(name, units, layers)
+        ]
+        if not lines or len(patches) == len(layers):
+            break
+        patches.append("\n".join(["with torch.no_grad():", *(f"    {line}" for line in lines)]))
+        carry_out(scene, patches[-1])
+    if not patches:
+        raise Unfit("No unit with a ReLU is zero for the whole first batch.")
+    return Change("\n".join(patches))
+
+
+def _alive(scene: Scene, layers: Mapping[str, Layer]) -> dict[str, Tensor]:
+    """Which units of each layer are above zero somewhere in the first batch, behind a ReLU."""
     alive: dict[str, Tensor] = {}
 
     def note(part: Part) -> None:
@@ -42,18 +69,7 @@ def revive(scene: Scene) -> Change:
 
     with seen(scene.model, note):
         first_loss(scene)
-    looked_at = pointed_at(scene, layers)
-    dead = {
-        name: (~units).nonzero().flatten().tolist()
-        for name, units in alive.items()
-        if name in looked_at and units.numel() == len(layers[name].weight)
-    }
-    lines = [line for name, units in dead.items() if units for line in _drawn(name, units, layers)]
-    if not lines:
-        raise Unfit("No unit with a ReLU is zero for the whole first batch.")
-    patch = "\n".join(["with torch.no_grad():", *(f"    {line}" for line in lines)])
-    carry_out(scene, patch)
-    return Change(patch)
+    return alive
 
 
 def _drawn(name: str, units: list[int], layers: dict[str, Layer]) -> list[str]:

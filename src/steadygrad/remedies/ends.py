@@ -69,7 +69,10 @@ def _taken_away(scene: Scene, kinds: Sequence[str]) -> Change:
         raise Unfit(f"No activation of the kinds {', '.join(kinds)} stands behind the last layer.")
     patch = LINES.format(names=listed(alone)) if alone else ""
     carry_out(scene, patch)
-    notes = [f"# at the end of the forward pass: {one.__name__}(x) -> x" for one in written]
+    notes = [
+        f"# at the end of the forward pass: {one.__name__}(x) -> x; the model gives scores then"
+        for one in written
+    ]
     return Change(
         "\n".join([*([patch] if patch else []), *notes]),
         functions=dict.fromkeys(written, _identity),

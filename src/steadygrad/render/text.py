@@ -18,7 +18,7 @@ from steadygrad.core.report import Report
 from steadygrad.core.trial import Confirmation
 from steadygrad.render.code import broken
 from steadygrad.render.profile import STYLES, profile
-from steadygrad.render.trials import besides, loss_of, table
+from steadygrad.render.trials import besides, loss_of, table, tried
 from steadygrad.render.words import ASCII, UNICODE, Glyphs, clean, cut, evidence, marks, place
 
 NARROW = 56  # cells below which labels stand above what they name
@@ -181,7 +181,8 @@ def _details(found: Finding, report: Report, page: Page) -> Iterable[Text]:
     reasons = (page.wrapped(page.clean(one), page.indent) for one in found.ruled_out)
     yield from _labelled("ruled out", list(chain(*reasons)), page)
     for number, advice in enumerate(found.try_next):
-        yield from _advice("or" if number else "try", advice, page)
+        told = tried(advice, report.cure)
+        yield from _advice("or" if number else "try", advice, told, page)
 
 
 def _explained(found: Finding, report: Report) -> Iterable[Finding]:
@@ -217,9 +218,10 @@ def _labelled(label: str, lines: Sequence[str], page: Page) -> Iterable[Text]:
         yield Text(f"  {'' if number else label:<{LABEL}}", "dim").append(line, "not dim")
 
 
-def _advice(label: str, advice: Advice, page: Page) -> Iterable[Text]:
-    """Show a remedy and its lines of code, ready to paste."""
-    yield from _labelled(label, [page.clean(advice.remedy)], page)
+def _advice(label: str, advice: Advice, told: str, page: Page) -> Iterable[Text]:
+    """Show a remedy, what its trial has shown, and its lines of code, ready to paste."""
+    name = f"{advice.remedy} ({told})" if told else advice.remedy
+    yield from _labelled(label, page.wrapped(page.clean(name), page.indent), page)
     for line in broken(advice.patch, page.width - 4):
         yield Text(f"    {page.clean(line)}", "cyan")
 
@@ -255,8 +257,12 @@ def _prescribed(report: Report, page: Page) -> Iterable[Text]:
         return
     chosen = cure.prescription
     if chosen is not None:
-        came = "what comes to the same as was tried" if chosen.imitates else "proven on all seeds"
-        yield Text("  paste this", "bold").append(f" ({came})", "not bold dim")
+        does, came = (
+            ("change this", "proven on all seeds by a trial that does the same")
+            if chosen.imitates
+            else ("paste this once model and optimizer exist", "proven on all seeds")
+        )
+        yield Text(f"  {does}", "bold").append(f" ({came})", "not bold dim")
         for line in broken(chosen.patch, page.width - 4):
             yield Text(f"    {page.clean(line)}", "cyan")
     elif len(cure.trials) > 1:

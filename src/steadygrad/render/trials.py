@@ -9,6 +9,7 @@ from statistics import fmean
 from rich.cells import cell_len
 from rich.text import Text
 
+from steadygrad.core.finding import Advice, remedies_of
 from steadygrad.core.trial import Cure, Trial
 from steadygrad.render.words import Glyphs, clean, cut
 
@@ -82,6 +83,19 @@ def verdict_of(one: Trial) -> str:
     return "1 seed" if one.verdict == "unsure" else one.verdict
 
 
+def tried(advice: Advice, cure: Cure | None) -> str:
+    """What trials have shown of an advice, under the name of the remedy that does it; or ''."""
+    if cure is None:
+        return ""
+    names = remedies_of(advice)
+    chosen = () if cure.prescription is None else cure.prescription.remedies
+    if any(name in chosen for name in names):
+        return f"prescribed: {cure.chosen}"
+    alone = [one for one in cure.trials if one.remedies and {*one.remedies} <= {*names}]
+    fitting = [one for one in alone if one.verdict != "unfit"]
+    return f"tried: {verdict_of(fitting[0])}" if fitting else ""
+
+
 def effect_of(one: Trial) -> str:
     """The mean difference and its interval."""
     low, high = one.interval
@@ -89,8 +103,21 @@ def effect_of(one: Trial) -> str:
         return f"from {fmean(one.before):.3g}, its own"
     if math.isinf(one.effect):
         return "no longer breaks" if one.effect < 0 else "breaks"
-    span = f" [{low:.2f}, {high:.2f}]" if math.isfinite(low) else ""
-    return f"{one.effect:+.2f}{span}"
+    if all(map(math.isinf, one.after)):
+        return "breaks as well"
+    mean = f"{'+' if one.effect >= 0 else ''}{_short(one.effect)}"
+    if not math.isfinite(low):
+        return mean
+    if one.verdict == "helps" and high >= 0:
+        return f"{mean}, all lower"
+    return f"{mean} [{_short(low)}, {_short(high)}]"
+
+
+def _short(change: float) -> str:
+    """A difference in few cells."""
+    if change == 0 or 0.05 <= abs(change) < 1000:
+        return f"{change:.2f}"
+    return f"{change:.1g}"
 
 
 def loss_of(loss: float) -> str:
@@ -115,7 +142,13 @@ def besides(cure: Cure, glyphs: Glyphs) -> list[str]:
         names = ", ".join(one.name for one in short)
         said.append(f"{short[0].steps} steps sufficed to drop {names}.")
     crashed = [one for one in rows if one.verdict == "crashed"]
-    said += [f"{one.name}: {one.why.strip().splitlines()[-1]}." for one in crashed[:3]]
+    said += [f"{one.name}: {_last_words(one.why)}" for one in crashed[:3]]
     if draws:
         said.append(f"Random search drew {len(draws)} changes for as many steps.")
     return [clean(words, glyphs) for words in said]
+
+
+def _last_words(traceback: str) -> str:
+    """The line of a traceback that names the exception."""
+    lines = traceback.strip().splitlines()
+    return next((one for one in reversed(lines) if not one[:1].isspace()), lines[-1]).rstrip(": .")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from steadygrad.core.finding import Advice, Finding, Severity, remedies_of
+from steadygrad.core.finding import Advice, Finding, Severity
 from steadygrad.core.record import Record
 from steadygrad.core.report import Report
 from steadygrad.core.steps import METRICS
@@ -17,7 +17,7 @@ from steadygrad.render.html.markup import Markup, joined, safe, tag
 from steadygrad.render.html.numbers import Floats
 from steadygrad.render.html.page import Part, Subject, badge, section
 from steadygrad.render.html.sparks import spark
-from steadygrad.render.trials import verdict_of
+from steadygrad.render.trials import tried
 from steadygrad.render.words import UNICODE, evidence
 
 CODE = 100  # letters of a line of code, where it can be broken
@@ -94,21 +94,11 @@ def _where(found: Finding) -> Markup:
 
 def _advice(advice: Advice, cure: Cure | None) -> Markup:
     """Write a remedy with its lines, and what its trial has shown."""
-    said = "not verified by a trial" if cure is None else _tried(advice, cure)
+    said = tried(advice, cure) or "not verified by a trial"
     head = tag("p", tag("b", advice.remedy), tag("span", said, class_="sure"))
     patch = "\n".join(broken(advice.patch, CODE))
     lines = [tag("pre", tag("code", patch), tabindex="0")] if patch else []
     return tag("div", head, *lines, class_="advice")
-
-
-def _tried(advice: Advice, cure: Cure) -> str:
-    """Say what a trial of an advice has shown, under the name of the remedy that does it."""
-    names = remedies_of(advice)
-    chosen = () if cure.prescription is None else cure.prescription.remedies
-    if any(name in chosen for name in names):
-        return f"prescribed: {cure.chosen}"
-    one = next((one for one in cure.trials if one.remedies and {*one.remedies} <= {*names}), None)
-    return "not verified by a trial" if one is None else f"tried: {verdict_of(one)}"
 
 
 # --- Mechanism -----------------------------------------------------------------------------------

@@ -42,8 +42,12 @@ def _prescribed(cure: Cure) -> Iterator[Markup]:
     if chosen is None:
         yield tag("p", tag("b", "Nothing helped on every seed."))
     else:
-        proof = "comes to what was tried" if chosen.imitates else "proven on all seeds"
-        yield tag("p", tag("b", f"Paste this: {chosen.name}"), tag("span", f" {proof}"))
+        does, came = (
+            ("Change this", "proven on all seeds by a trial that does the same")
+            if chosen.imitates
+            else ("Paste this once model and optimizer exist", "proven on all seeds")
+        )
+        yield tag("p", tag("b", f"{does}: {chosen.name}"), tag("span", f" ({came})"))
         lines = "\n".join(broken(chosen.patch, CODE))
         yield tag("pre", tag("code", lines), tabindex="0")
     longer = cure.confirmation
