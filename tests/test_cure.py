@@ -237,6 +237,17 @@ def _searched(table: Table, names: Sequence[str]) -> Cure:
     return searched.cure()
 
 
+def test_seeds_stand_in_their_order_whichever_trial_ends_first() -> None:
+    class Backwards(Table):
+        def __call__(self, arms: Sequence[Arm]) -> Iterator[tuple[Arm, Outcome]]:
+            return super().__call__(arms[::-1])
+
+    chosen = _searched(Backwards({"adam": (1.0, 0.1)}), ["adam"]).prescription
+    assert chosen is not None
+    assert chosen.seeds == (0, 1)
+    assert chosen.after == pytest.approx((0.1, 0.101))
+
+
 def test_kinds_take_turns_and_what_is_unfit_costs_none() -> None:
     table = Table({"lr-x10": (1.9, 1.5), "adam": (1.8, 1.0), "selu": (2.0, 2.0)})
     _searched(table, ["lr-x100", "lr-x10", "lr-x3", "selu", "adam"])

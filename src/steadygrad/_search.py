@@ -427,7 +427,10 @@ class Search:
     def _trial(self, names: Names) -> Trial:
         mine = {arm: self.known[arm] for arm in self.known if arm.remedies == names}
         steps = max(arm.steps for arm in mine if arm.steps <= self.plan.steps)
-        arms = [arm for arm in mine if arm.steps == steps]
+        arms = sorted(
+            (arm for arm in mine if arm.steps == steps),
+            key=lambda arm: self.plan.seeds.index(arm.seed),  # they end in any order
+        )
         seeds = tuple(arm.seed for arm in arms)
         compared, first = self._compared(names, seeds, steps), mine[arms[0]]
         error = next((one.error for one in mine.values() if one.error), "")

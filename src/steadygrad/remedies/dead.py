@@ -75,8 +75,9 @@ def _alive(scene: Scene, layers: Mapping[str, Layer]) -> dict[str, Tensor]:
 def _drawn(name: str, units: list[int], layers: dict[str, Layer]) -> list[str]:
     layer = layers[name]
     deviation = math.sqrt(2 / fan_in(layer))
+    chosen = "slice(None)" if len(units) == len(layer.weight) else str(units)
     lines = [
-        f"layer, units = model.get_submodule({name!r}), {units}",
+        f"layer, units = model.get_submodule({name!r}), {chosen}",
         f"layer.weight[units] = torch.randn_like(layer.weight[units]) * {deviation:.6g}",
     ]
     return lines + (["layer.bias[units] = 0.0"] if layer.bias is not None else [])
