@@ -376,3 +376,30 @@ def test_a_codes_outcome_is_found_clear_or_blind_and_only_one_of_them() -> None:
     assert "G201" in found
     assert not found & clear
     assert not (found | clear) & unseen
+
+
+def test_a_loss_that_is_taken_inside_the_model_is_no_vanishing_gradient() -> None:
+    class Language(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            block = nn.TransformerEncoderLayer(
+                64, 4, 256, 0.0, "gelu", batch_first=True, norm_first=True
+            )
+            self.words, self.places = nn.Embedding(90, 64), nn.Embedding(48, 64)
+            self.blocks = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+            self.norm, self.head = nn.LayerNorm(64), nn.Linear(64, 90, bias=False)
+            for one in self.modules():
+                if isinstance(one, nn.Linear | nn.Embedding):
+                    nn.init.normal_(one.weight, 0, 0.02)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            x = self.words(x) + self.places(torch.arange(48))
+            scores = self.head(self.norm(self.blocks(x)))
+            return nn.functional.cross_entropy(scores.flatten(0, 1), y.flatten())
+
+    torch.manual_seed(0)
+    x, y = torch.randint(90, (16, 48)), torch.randint(90, (16, 48))
+    model = Language()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    report = sg.check(model, loss=lambda m: m(x, y), optimizer=optimizer)
+    assert report.verdict == "healthy", str(report)
