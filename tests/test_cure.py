@@ -404,6 +404,13 @@ def test_a_trial_runs_on_a_dask_cluster(home: Path) -> None:
     assert not (home / "best.pt").exists()
 
 
+def test_a_script_that_the_system_kills_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "killed.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+
+    with pytest.raises(CannotLook, match=r"ended by signal 9 \(SIGKILL\): out of memory\?"):
+        _cured(tmp_path / "killed.py")
+
+
 def test_a_script_that_raises_is_told_with_its_line(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
     bad.write_text("import torch\nraise ValueError('no data')\n")

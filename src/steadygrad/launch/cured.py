@@ -298,5 +298,7 @@ def _why(code: int | None, said: Path, timeout: float) -> str:
         file.seek(max(0, said.stat().st_size - SHOWN))
         last = file.read().decode(errors="replace").strip()
     if code < 0:
-        return f"{last}\nended by signal {-code} ({signal.Signals(-code).name})".strip()
+        memory = ": out of memory?" if -code == signal.SIGKILL else ""
+        ended = f"ended by signal {-code} ({signal.Signals(-code).name}){memory}"
+        return f"{last}\n{ended}".strip()
     return last or f"it ended with exit code {code} and said nothing"
