@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from steadygrad.render.code import broken
+from steadygrad.render.code import broken, whole
 
 LONG = "for name in ('a, b', 'cccccccccccccc', 'd', *['e', 'f']):\n    layer(name, 'gggggggggg, h')"
 
@@ -25,3 +25,13 @@ def test_lines_are_filled() -> None:
 )
 def test_what_cannot_be_broken_stays(code: str) -> None:
     assert broken(code, 8) == [code]
+
+
+def test_a_patch_has_the_imports_that_it_needs() -> None:
+    assert whole("nn.init.zeros_(w)\nsg.guard(optimizer)").splitlines() == [
+        "from torch import nn",
+        "import steadygrad as sg",
+        "nn.init.zeros_(w)",
+        "sg.guard(optimizer)",
+    ]
+    assert whole("# loss = F.cross_entropy(x, y)") == "# loss = F.cross_entropy(x, y)"

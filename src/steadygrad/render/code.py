@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import io
+import re
 import tokenize
 
 from rich.cells import cell_len
+
+IMPORTS = {
+    "nn": "from torch import nn",
+    "F": "from torch.nn import functional as F",
+    "sg": "import steadygrad as sg",
+}
+"""What a patch may use that a script may not have imported."""
+
+
+def whole(patch: str) -> str:
+    """A patch with the imports that it needs."""
+    code = "\n".join(line for line in patch.splitlines() if not line.lstrip().startswith("#"))
+    needed = [line for name, line in IMPORTS.items() if re.search(rf"\b{name}\.", code)]
+    return "\n".join([*needed, patch])
 
 
 def broken(code: str, width: int) -> list[str]:

@@ -16,7 +16,7 @@ from rich.text import Text
 from steadygrad.core.finding import Advice, Finding, Severity
 from steadygrad.core.report import Report
 from steadygrad.core.trial import Confirmation
-from steadygrad.render.code import broken
+from steadygrad.render.code import broken, whole
 from steadygrad.render.profile import STYLES, profile
 from steadygrad.render.trials import besides, loss_of, table, tried
 from steadygrad.render.words import ASCII, UNICODE, Glyphs, clean, cut, evidence, marks, place
@@ -263,7 +263,7 @@ def _prescribed(report: Report, page: Page) -> Iterable[Text]:
             else ("paste this once model and optimizer exist", "proven on all seeds")
         )
         yield Text(f"  {does}", "bold").append(f" ({came})", "not bold dim")
-        for line in broken(chosen.patch, page.width - 4):
+        for line in broken(whole(chosen.patch), page.width - 4):
             yield Text(f"    {page.clean(line)}", "cyan")
     elif len(cure.trials) > 1:
         yield Text("  nothing helped on every seed", "bold")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from steadygrad.core.trial import Cure, Trial
-from steadygrad.render.code import broken
+from steadygrad.render.code import broken, whole
 from steadygrad.render.html.markup import Markup, joined, safe, table, tag
 from steadygrad.render.html.page import Part, Subject, section
 from steadygrad.render.trials import effect_of, loss_of, name_of, verdict_of
@@ -48,7 +48,7 @@ def _prescribed(cure: Cure) -> Iterator[Markup]:
             else ("Paste this once model and optimizer exist", "proven on all seeds")
         )
         yield tag("p", tag("b", f"{does}: {chosen.name}"), tag("span", f" ({came})"))
-        lines = "\n".join(broken(chosen.patch, CODE))
+        lines = "\n".join(broken(whole(chosen.patch), CODE))
         yield tag("pre", tag("code", lines), tabindex="0")
     longer = cure.confirmation
     if longer is not None:
