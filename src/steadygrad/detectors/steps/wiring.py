@@ -93,8 +93,8 @@ def _never(record: Record, names: Sequence[str], held: Sequence[str]) -> Iterato
     else:
         yield Finding(
             Severity.note,
-            f"{len(names)} parameters of {layers(where)} never got a gradient: unused so far, or cut "
-            "off, which `steadygrad check` tells apart.",
+            f"{len(names)} parameters of {layers(where)} never got a gradient: unused so far, or "
+            "cut off, which `steadygrad check` tells apart.",
             where,
             _count(names),
             confidence="possible",
