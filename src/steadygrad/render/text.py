@@ -18,7 +18,7 @@ from steadygrad.core.report import Report
 from steadygrad.core.trial import Confirmation
 from steadygrad.render.code import broken, whole
 from steadygrad.render.profile import STYLES, profile
-from steadygrad.render.trials import besides, loss_of, table, tried
+from steadygrad.render.trials import besides, loss_of, proof_of, table, tried
 from steadygrad.render.words import ASCII, UNICODE, Glyphs, clean, cut, evidence, marks, place
 
 NARROW = 56  # cells below which labels stand above what they name
@@ -257,12 +257,8 @@ def _prescribed(report: Report, page: Page) -> Iterable[Text]:
         return
     chosen = cure.prescription
     if chosen is not None:
-        does, came = (
-            ("change this", "proven on all seeds by a trial that does the same")
-            if chosen.imitates
-            else ("paste this once model and optimizer exist", "proven on all seeds")
-        )
-        yield Text(f"  {does}", "bold").append(f" ({came})", "not bold dim")
+        do, proof = proof_of(chosen)
+        yield Text(f"  {do}", "bold").append(f" ({proof})", "not bold dim")
         for line in broken(whole(chosen.patch), page.width - 4):
             yield Text(f"    {page.clean(line)}", "cyan")
     elif len(cure.trials) > 1:

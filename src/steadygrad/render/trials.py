@@ -83,6 +83,13 @@ def verdict_of(one: Trial) -> str:
     return "1 seed" if one.verdict == "unsure" else one.verdict
 
 
+def proof_of(chosen: Trial) -> tuple[str, str]:
+    """What is to be done with the lines of a change, and how it is known that they help."""
+    if chosen.imitates:
+        return "change this", "proven on all seeds by a trial that does the same"
+    return "paste this once model and optimizer exist", "proven on all seeds"
+
+
 def tried(advice: Advice, cure: Cure | None) -> str:
     """What trials have shown of an advice, under the name of the remedy that does it; or ''."""
     if cure is None:

@@ -8,7 +8,7 @@ from steadygrad.core.trial import Cure, Trial
 from steadygrad.render.code import broken, whole
 from steadygrad.render.html.markup import Markup, joined, safe, table, tag
 from steadygrad.render.html.page import Part, Subject, section
-from steadygrad.render.trials import effect_of, loss_of, name_of, verdict_of
+from steadygrad.render.trials import effect_of, loss_of, name_of, proof_of, verdict_of
 
 CODE = 100  # letters of a line of code, where it can be broken
 NOTE = (
@@ -42,12 +42,8 @@ def _prescribed(cure: Cure) -> Iterator[Markup]:
     if chosen is None:
         yield tag("p", tag("b", "Nothing helped on every seed."))
     else:
-        does, came = (
-            ("Change this", "proven on all seeds by a trial that does the same")
-            if chosen.imitates
-            else ("Paste this once model and optimizer exist", "proven on all seeds")
-        )
-        yield tag("p", tag("b", f"{does}: {chosen.name}"), tag("span", f" ({came})"))
+        do, proof = proof_of(chosen)
+        yield tag("p", tag("b", f"{do.capitalize()}: {chosen.name}"), tag("span", f" ({proof})"))
         lines = "\n".join(broken(whole(chosen.patch), CODE))
         yield tag("pre", tag("code", lines), tabindex="0")
     longer = cure.confirmation
