@@ -46,6 +46,7 @@ from steadygrad.taps.schedule import Schedule
 from steadygrad.taps.targets import Targets
 from steadygrad.taps.weights import Sample, sample, sizes_of
 
+READ = 1000  # times the norm is a threshold that is there to read it: chosen by us
 LEARNING = 10  # steps after which it is known which parameters get gradients
 MANY_EVALUATIONS = ("LBFGS",)
 Find = Callable[[Optimizer], Mapping[str, nn.Module]]
@@ -226,7 +227,7 @@ class Watcher:
     def gradients_clipped(self, max_norm: float) -> None:
         """Note the threshold, and whether the clipping comes at the right time."""
         self.clips.clip(max_norm)
-        if not math.isinf(max_norm):
+        if not math.isinf(max_norm) and not self._only_reads(max_norm):
             self._note_order()
 
     @careful
@@ -235,6 +236,11 @@ class Watcher:
         with torch.no_grad():
             self.clips.cut(gradients)
         self._note_order()
+
+    def _only_reads(self, max_norm: float) -> bool:
+        """Whether a clipping is there for the norm that it returns, which is far below."""
+        norms = [float(one.total) for one in self.clips.measured]
+        return 0 < READ * max(norms, default=0.0) <= max_norm
 
     def _note_order(self) -> None:
         order, late = self.clips.order, self._comes_late()

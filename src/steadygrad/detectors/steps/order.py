@@ -73,7 +73,8 @@ def misplaced_clip(record: Record, *, share: float = 0.1, least: int = 2) -> Ite
     of 5 times a scale of 65536 is cut to 1, and the step becomes 1/65536 of what it was, which
     looks like a gradient that vanishes.
 
-    **When it is wrong.** A clip with an infinite threshold that only reads the norm for the log.
+    **When it is wrong.** A clip that only reads the norm for the log: one whose threshold is
+    infinite, or 1000 times the norm, is left alone.
 
     **What to try.** backward, unscale, clip, step: in this order.
 
