@@ -15,7 +15,7 @@ from steadygrad.core.finding import Advice, Finding, Severity
 from steadygrad.core.record import record_of
 from steadygrad.core.report import Report, diagnose
 from steadygrad.probe.dynamo import eager
-from steadygrad.probe.sandbox import buffers_put_back
+from steadygrad.probe.sandbox import buffers_put_back, unwarned
 from steadygrad.replay.assemble import Heard, assemble
 from steadygrad.replay.captured import CannotLook, Captured
 from steadygrad.replay.owners import Named
@@ -115,7 +115,8 @@ def _replayed(trouble: Trouble, kept: Kept, visible: Named) -> Cause:
     if kept.lost:
         return Cause((), kept.lost)
     try:
-        cause = first_cause(kept, trouble.optimizer, visible, trouble.step)
+        with unwarned():  # what the step warns of has been said when it ran
+            cause = first_cause(kept, trouble.optimizer, visible, trouble.step)
     except Exception as error:  # whatever the user's model raises when it is run again
         return Cause((), f"the replay failed: {type(error).__name__}: {error}")
     if cause.findings or not cause.why.startswith(AGAIN):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import steadygrad as sg
-from steadygrad.probe.sandbox import sandbox
+from steadygrad.probe.sandbox import sandbox, unwarned
 
 
 class Untidy(nn.Module):
@@ -191,3 +192,18 @@ def test_a_number_drawn_after_a_check_is_the_one_drawn_without() -> None:
     torch.manual_seed(3)
     sg.check(model, torch.ones(2, 4))
     assert torch.equal(model(torch.ones(2, 4)), plain)
+
+
+def test_what_a_script_has_been_warned_of_is_not_shown_to_it_again() -> None:
+    def warn() -> None:
+        warnings.warn("said once", UserWarning, stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        before = list(warnings.filters)
+        warn()
+        with unwarned():
+            warn()
+        warn()
+        assert list(warnings.filters) == before
+    assert len(shown) == 1

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import nn
 
+from steadygrad.probe.sandbox import unwarned
 from steadygrad.probe.subject import Subject
 from steadygrad.probe.tree import Tree
 
@@ -19,8 +19,7 @@ def rerun(subject: Subject, listener: AbstractContextManager[Any]) -> Tree:
     Modules write to clones of their buffers: the graph of the first pass holds the originals. What
     the pass warns of has been said the first time.
     """
-    with _buffers_aside(subject.model), warnings.catch_warnings(), listener:
-        warnings.simplefilter("ignore")
+    with _buffers_aside(subject.model), unwarned(), listener:
         return subject.again()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import os
 import random
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,21 @@ from torch.optim import Optimizer
 from steadygrad.probe.subject import rng_states, set_rng_states, twin
 
 Container = dict[Any, Any] | list[Any] | set[Any]  # whatever a user keeps in them
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Ignore warnings inside the block.
+
+    `warnings.catch_warnings` would have Python forget what it has shown, and show it again.
+    """
+    ignored = ("ignore", None, Warning, None, 0)
+    filters: list[Any] = warnings.filters  # type: ignore[assignment] # a list, whatever its stub
+    filters.insert(0, ignored)
+    try:
+        yield
+    finally:
+        filters[:] = [one for one in filters if one is not ignored]
 
 
 @contextmanager
