@@ -140,6 +140,7 @@ ELSEWHERE = {
     "rebuild-optimizer",
     "register",
     "follow-requires-grad",
+    "train-mode",
     "eps-half",
     "weaker-decay",
     "no-last-relu",

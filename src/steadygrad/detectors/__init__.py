@@ -44,7 +44,7 @@ from steadygrad.detectors.step import (
 )
 from steadygrad.detectors.steps import STEPS
 from steadygrad.detectors.through_time import exploding_through_time, vanishing_through_time
-from steadygrad.detectors.values import cloned_init, symmetric_init, uninitialised_memory
+from steadygrad.detectors.values import cloned_init, idle_norm, symmetric_init, uninitialised_memory
 from steadygrad.detectors.wiring import no_gradient, not_in_optimizer
 
 DETECTORS: tuple[Detector, ...] = (
@@ -53,6 +53,7 @@ DETECTORS: tuple[Detector, ...] = (
     poisoned_buffer,
     no_gradient,
     not_in_optimizer,
+    idle_norm,
     label_out_of_range,
     empty_supervision,
     constant_input,

@@ -1,4 +1,4 @@
-"""Initial values: units that stay equal, memory that nobody wrote to, and clones."""
+"""Initial values: units that stay equal, memory that nobody wrote to, clones, and idle norms."""
 
 from __future__ import annotations
 
@@ -162,4 +162,41 @@ def cloned_init(record: Record) -> Iterator[Finding]:
         tuple(dict.fromkeys(name.rpartition(".")[0] for name in most)),
         {"groups": len(groups), "copies": len(most)},
         try_next=(Advice("draw-each-layer"),),
+    )
+
+
+@detector(
+    "G505",
+    "idle-norm",
+    needs=("idle_norms",),
+    explains=("G101", "G102", "G103", "G104", "G105", "G201", "G202", "G205", "G304", "G401"),
+)
+def idle_norm(record: Record) -> Iterator[Finding]:
+    """Batch norms in evaluation mode, whose statistics are still those they were made with.
+
+    **What it looks at.** Batch norms that are in evaluation mode when the network is about to be
+    trained, and whose running mean is 0 and running variance 1 throughout.
+
+    **Why it matters.** They divide by 1 and subtract 0: the network trains as if it had none. A
+    deep one then loses or blows up its signal, which looks like a wrong initialisation.
+
+    **When it is wrong.** Statistics may be loaded after the first step. Norms that are frozen with
+    the statistics of a pretraining are left alone.
+
+    **What to try.** `model.train()` before the loop, and again after each evaluation.
+
+    **References.** Ioffe 2015, section 3.1 (what the running statistics are for); torch's
+    documentation of `Module.train`.
+    """
+    names = record.facts["idle_norms"]
+    if not names:
+        return
+    yield Finding(
+        Severity.risk,
+        f"{len(names)} batch norms ({names[0]}, ...) are in evaluation mode with the statistics "
+        "they were made with, mean 0 and variance 1: they normalise nothing.",
+        tuple(names),
+        {"norms": float(len(names))},
+        try_next=(Advice("train-mode", "model.train()  # before the loop, after each evaluation"),),
+        magnitude=6.0,
     )

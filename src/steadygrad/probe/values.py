@@ -1,4 +1,4 @@
-"""Read the initial values: units that can never become different, garbage, and clones.
+"""Read the initial values: units that can never become different, garbage, clones, idle norms.
 
 Units whose weights are equal compute the same and, where their gradients are equal too, stay the
 same. Many healthy networks start so (zero heads, zero gammas, LoRA's B): only steps can tell. Where
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from steadygrad.probe.gradients import gradients
 from steadygrad.probe.subject import UNCOPYABLE, Readings, Subject, replayed
@@ -25,7 +26,7 @@ STEPS = 3  # a zero gate before a zero branch before a zero head heals one by on
 
 
 def values(subject: Subject) -> Readings:
-    """Read the facts `values` (stuck, copies, garbage) and `clones`."""
+    """Read the facts `values` (stuck, copies, garbage), `clones`, and `idle_norms`."""
     named = {name: one for name, one in subject.model.named_parameters() if one.numel()}
     suspects = {
         name: unit_axis(subject.model.get_submodule(name.rpartition(".")[0]))
@@ -38,7 +39,18 @@ def values(subject: Subject) -> Readings:
         "matrices": sum(one.dim() >= 2 and one.requires_grad for one in named.values()),
         "garbage": garbage(named, subject.log_norm),
     }
-    return Readings(facts={"values": facts, "clones": _clones(named)})
+    idle = [name for name, one in subject.model.named_modules() if _is_idle(one)]
+    return Readings(facts={"values": facts, "clones": _clones(named), "idle_norms": idle})
+
+
+def _is_idle(module: nn.Module) -> bool:
+    """Whether a norm divides by statistics that are still those it was made with, 0 and 1."""
+    if not isinstance(module, _BatchNorm) or module.training:
+        return False
+    mean, variance = module.running_mean, module.running_var
+    if mean is None or variance is None:
+        return False
+    return not bool(mean.any()) and bool((variance == 1).all())
 
 
 # --- Units that stay the same ------------------------------------------------------------------

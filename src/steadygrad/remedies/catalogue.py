@@ -42,6 +42,7 @@ from steadygrad.remedies.wiring import (
     follow_requires_grad,
     rebuild_optimizer,
     register,
+    train_mode,
     zero_before_backward,
 )
 
@@ -50,6 +51,7 @@ REMEDIES: tuple[Remedy, ...] = (
     rebuild_optimizer,
     register,
     follow_requires_grad,
+    train_mode,
     keep_the_graph,
     straight_through,
     standardise,

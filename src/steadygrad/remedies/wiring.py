@@ -77,6 +77,22 @@ def register(scene: Scene) -> Change:
     return Change(patch)
 
 
+@remedy("train-mode", "wiring", cures=("G505",), size=1)
+def train_mode(scene: Scene) -> Change:
+    """Put the model into training mode: its batch norms use the batch, its dropout drops.
+
+    **When it fails.** Norms are frozen on purpose, with the statistics of a pretraining. The
+    script may call `model.eval()` again later.
+
+    **Reference.** Ioffe 2015, algorithm 1; torch's documentation of `Module.train`.
+    """
+    if all(one.training for one in scene.model.modules()):
+        raise Unfit("The model is in training mode already.")
+    patch = "model.train()"
+    carry_out(scene, patch)
+    return Change(patch)
+
+
 @remedy("follow-requires-grad", "wiring", cures=("G501",), size=1)
 def follow_requires_grad(scene: Scene) -> Change:
     """Let frozen parameters be trained: those the finding points at, or all.
