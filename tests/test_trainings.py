@@ -36,7 +36,7 @@ def test_a_sick_training_is_found(training: Training) -> None:
     assert training.located(report), str(report)
 
 
-@pytest.mark.parametrize("training", TRAININGS[::3], ids=lambda one: one.name)
+@pytest.mark.parametrize("training", TRAININGS[::4], ids=lambda one: one.name)
 def test_its_twin_is_healthy(training: Training) -> None:  # the others: bench/trainings.py
     report = report_on(training.run_twin)
     assert report.worst is Severity.note, str(report)

@@ -52,24 +52,24 @@ def _checked(model: nn.Module) -> Report:
 
 def test_norms_that_nobody_has_filled_are_the_cause_of_what_vanishes() -> None:
     report = _checked(_frozen(Deep()))
-    assert report.findings[0].code == "G505", str(report)
+    assert report.findings[0].code == "G506", str(report)
     assert "layers.0.1" in report.findings[0].where
-    assert {one.code for one in report.findings} == {"G505"}
+    assert {one.code for one in report.findings} == {"G506"}
     assert {"G201", "G102"} & {*report.findings[0].symptoms}
 
 
 def test_norms_of_a_pretraining_and_norms_that_train_are_left_in_peace() -> None:
-    assert "G505" in _checked(Deep()).clear
+    assert "G506" in _checked(Deep()).clear
     model = Deep()
     for _ in range(20):
         model(X)
-    assert "G505" in _checked(_frozen(model)).clear
+    assert "G506" in _checked(_frozen(model)).clear
 
 
 def test_training_mode_heals_them() -> None:
     model = _frozen(Deep())
     scene = Scene(model, torch.optim.SGD(model.parameters(), 0.05), _loss)
     assert train_mode.apply(scene).patch == "model.train()"
-    assert "G505" in _checked(model).clear
+    assert "G506" in _checked(model).clear
     with pytest.raises(Unfit, match="already"):
         train_mode.apply(scene)

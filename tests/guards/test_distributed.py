@@ -56,9 +56,9 @@ Outcome = Callable[[int, str], list[dict[str, Any]]]
 
 def places(two: tuple[str, ...] = TWO, four: tuple[str, ...] = FOUR) -> pytest.MarkDecorator:
     """Ask a question of layouts on two ranks, and on four."""
-    each = [*((2, one) for one in two), *((4, one) for one in four)]
-    names = [f"{layout}-{ranks}" for ranks, layout in each]
-    return pytest.mark.parametrize(("ranks", "layout"), each, ids=names)
+    each = [pytest.param(2, one, id=f"{one}-2") for one in two]
+    each += [pytest.param(4, one, id=f"{one}-4", marks=pytest.mark.long) for one in four]
+    return pytest.mark.parametrize(("ranks", "layout"), each)
 
 
 def but(names: tuple[str, ...], *others: str) -> tuple[str, ...]:

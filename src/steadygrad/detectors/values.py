@@ -166,7 +166,7 @@ def cloned_init(record: Record) -> Iterator[Finding]:
 
 
 @detector(
-    "G505",
+    "G506",
     "idle-norm",
     needs=("idle_norms",),
     explains=("G101", "G102", "G103", "G104", "G105", "G201", "G202", "G205", "G304", "G401"),

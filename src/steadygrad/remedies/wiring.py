@@ -77,7 +77,7 @@ def register(scene: Scene) -> Change:
     return Change(patch)
 
 
-@remedy("train-mode", "wiring", cures=("G505",), size=1)
+@remedy("train-mode", "wiring", cures=("G506",), size=1)
 def train_mode(scene: Scene) -> Change:
     """Put the model into training mode: its batch norms use the batch, its dropout drops.
 

@@ -287,6 +287,15 @@ def _post_norm_cosine(zeros: bool) -> Case:
     return supervised(nets.fill(model, nets.he), x, y, compare, sgd(0.1))
 
 
+def _norms(idle: bool) -> Case:
+    layers = [(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU()) for _ in range(12)]
+    model = nn.Sequential(*(one for layer in layers for one in layer), nn.Linear(64, 10))
+    for one in model:
+        if isinstance(one, nn.BatchNorm1d):
+            one.train(not idle)
+    return on_digits(model, step=sgd(0.1))
+
+
 STEP: tuple[Patient, ...] = (
     sick(
         "sgd-lr-10",
@@ -581,6 +590,14 @@ DATA: tuple[Patient, ...] = (
         lambda: _post_norm_cosine(True),
         lambda: _post_norm_cosine(False),
         "the cosine with a zero vector has a slope of 1e8",
+    ),
+    sick(
+        "idle-batch-norms",
+        "G506",
+        "1",
+        lambda: _norms(True),
+        lambda: _norms(False),
+        "twelve batch norms in evaluation mode, which nobody has filled",
     ),
 )
 
