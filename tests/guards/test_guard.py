@@ -343,7 +343,7 @@ def test_sparse_gradients_that_are_not_finite_are_skipped() -> None:
     assert torch.equal(table.weight.detach(), before)
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.long)])
 def test_a_compiled_model_and_a_compiled_step_are_guarded(backend: str) -> None:
     def trained(compiled: bool) -> tuple[Tensor, int]:
         torch._dynamo.reset()

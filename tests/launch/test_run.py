@@ -309,6 +309,7 @@ def test_a_full_disk_and_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     assert read(newest(tmp_path / "runs")).rows
 
 
+@pytest.mark.long
 def test_two_runs_never_share_a_directory(tmp_path: Path) -> None:
     _script(tmp_path, "step()")
 
