@@ -93,11 +93,12 @@ def test_a_nan_that_a_trainer_hides(tmp_path: Path) -> None:
         max_grad_norm=0.0,
     )
 
-    with sg.watch() as watch, pytest.warns(RuntimeWarning, match="the loss is nan"):
-        hf.Trainer(model=Model(), args=arguments, train_dataset=rows).train()
+    model = Model()  # named, as a compiled function anywhere silences the tape of one that is not
+    with sg.watch(model) as watch, pytest.warns(RuntimeWarning, match="the loss is nan"):
+        hf.Trainer(model=model, args=arguments, train_dataset=rows).train()
 
     found = watch.report().findings
-    assert found[0].code in ("G002", "G003")  # the model's own forward pass computes the loss
+    assert found[0].code == "G002"
     assert found[0].evidence["op"] == "sqrt"
     assert "G503" in [one.code for one in found]
 
