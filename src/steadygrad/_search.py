@@ -90,9 +90,9 @@ class Plan:
 
 
 GENERAL = (
-    *("adam", "selu", "default-lr", "lr-x0.1", "lr-x10", "layer-norm", "clip-norm", "level-init"),
+    "adam", "selu", "default-lr", "lr-x0.1", "lr-x10", "layer-norm", "clip-norm", "level-init",
     "lr-x3",
-)
+)  # fmt: skip
 """What is tried besides what was found calls for: chosen by us, one of each kind first."""
 
 STRONGER = {"lr-x10": "lr-x100", "lr-x3": "lr-x10", "lr-x0.1": "lr-x0.01", "lr-x0.3": "lr-x0.1"}

@@ -18,7 +18,8 @@ from steadygrad.probe.trace import Trace, users_line
 
 CLASSES = ("cross_entropy", "nll_loss")
 BINARY = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
-SQUARED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "squared difference")
+BY_HAND = "squared difference"
+SQUARED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", BY_HAND)
 OTHERS = ("kl_div", "ctc_loss", "poisson_nll_loss", "gaussian_nll_loss", "soft_margin_loss")
 LOSSES = frozenset((*CLASSES, *BINARY, *SQUARED[:-1], *OTHERS))
 SQUARES = ("pow", "__pow__", "square", "abs", "mul", "__mul__")
@@ -84,7 +85,7 @@ class Spy:
     def _note_square(self, trace: Trace, args: tuple[Any, ...], out: Tensor) -> None:
         for difference, one, other in self._differences:
             if args[0] is difference:
-                self._note(trace, SQUARED[-1], {"input": one, "target": other}, out)
+                self._note(trace, BY_HAND, {"input": one, "target": other}, out)
 
     def _note_division(self, trace: Trace, args: tuple[Any, ...]) -> None:
         """A loss divided by a number taken from the data is normalised."""

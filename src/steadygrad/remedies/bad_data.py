@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its customary name
 
 from steadygrad.probe.tree import map_tensors, tensors
-from steadygrad.remedies._pass import first_loss
+from steadygrad.remedies._pass import first_loss, given_to
 from steadygrad.remedies.remedy import Change, Scene, Unfit, remedy
 
 PATCH = """\
@@ -40,14 +40,11 @@ def drop_bad_samples(scene: Scene) -> Change:
 
     shares: list[float] = []
 
-    def noting(_module: nn.Module, args: Any, kwargs: Any) -> None:
+    def note(args: Any, kwargs: Any) -> None:
         shares.extend(_bad_share(one) for one in tensors((args, kwargs)))
 
-    handle = scene.model.register_forward_pre_hook(noting, with_kwargs=True)
-    try:
+    with given_to(scene.model, note):
         first_loss(scene)
-    finally:
-        handle.remove()
     if max(shares, default=0.0) > MOST:
         raise Unfit("Most samples of the first batch hold such numbers: few would be left.")
 

@@ -6,14 +6,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its customary name
 
-from steadygrad.probe.spy import Heard, Spy
+from steadygrad.probe.spy import BY_HAND, Heard, Spy
 from steadygrad.probe.trace import listen
 from steadygrad.remedies._layers import CONVOLUTIONS
 from steadygrad.remedies._parts import seen
-from steadygrad.remedies._pass import first_loss
+from steadygrad.remedies._pass import first_loss, given_to
 from steadygrad.remedies._patch import carry_out, rounded
 from steadygrad.remedies.remedy import Change, Scene, Unfit, remedy
 
@@ -30,7 +30,7 @@ model.register_forward_pre_hook(standardised)"""
 
 LOSSES = (F.mse_loss, F.l1_loss)
 DIFFERENCES = (Tensor.sub, torch.sub)
-HEARD = ("mse_loss", "l1_loss", "squared difference")
+HEARD = (*(one.__name__ for one in LOSSES), BY_HAND)
 """Losses of a regression: torch's, what one that is written by hand consists of, their names."""
 
 
@@ -85,9 +85,7 @@ def standardise_target(scene: Scene) -> Change:
             one = (one - mean) / deviation
         return function(one, other, **more)
 
-    standing_in, functions = (
-        (difference, DIFFERENCES) if heard.name == HEARD[-1] else (loss, LOSSES)
-    )
+    standing_in, functions = (difference, DIFFERENCES) if heard.name == BY_HAND else (loss, LOSSES)
     return Change(
         f"y = (y - {mean:g}) / {deviation:g}  # undo it when predicting",
         functions={one: partial(standing_in, one) for one in functions},
@@ -100,15 +98,11 @@ def _first_input(scene: Scene) -> tuple[Tensor, int]:
     """The first argument of the model in a pass, and the axis of its features."""
     given: list[Any] = []
 
-    def note(_: nn.Module, args: tuple[Any, ...]) -> None:
+    def note(args: tuple[Any, ...], _: Any) -> None:
         given.append(args[0] if args else None)
 
-    handle = scene.model.register_forward_pre_hook(note)
-    try:
-        with seen(scene.model) as spy:
-            first_loss(scene)
-    finally:
-        handle.remove()
+    with given_to(scene.model, note), seen(scene.model) as spy:
+        first_loss(scene)
     x = given[0] if given else None
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2:
         raise Unfit("The model's first argument is not a batch of floating-point numbers.")
@@ -130,7 +124,7 @@ def _first_regression(scene: Scene) -> Heard:
 def _power(heard: Heard) -> int:
     """The power of the target's unit that a loss has."""
     given, target = heard.arguments["input"].detach(), heard.arguments["target"]
-    by_hand = heard.name == HEARD[-1] and torch.equal(heard.out.detach(), (given - target).abs())
+    by_hand = heard.name == BY_HAND and torch.equal(heard.out.detach(), (given - target).abs())
     return 1 if by_hand or heard.name == "l1_loss" else 2
 
 
