@@ -227,8 +227,8 @@ class Watcher:
     def gradients_clipped(self, max_norm: float) -> None:
         """Note the threshold, and whether the clipping comes at the right time."""
         self.clips.clip(max_norm)
-        if not math.isinf(max_norm) and not self._only_reads(max_norm):
-            self._note_order()
+        if not math.isinf(max_norm):
+            self._note_order(max_norm)
 
     @careful
     def values_clipped(self, gradients: Sequence[Tensor]) -> None:
@@ -237,14 +237,13 @@ class Watcher:
             self.clips.cut(gradients)
         self._note_order()
 
-    def _only_reads(self, max_norm: float) -> bool:
-        """Whether a clipping is there for the norm that it returns, which is far below."""
+    def _note_order(self, max_norm: float = 0.0) -> None:
+        """Note when a clipping came, unless it is there for the norm alone, which is far below."""
         norms = [float(one.total) for one in self.clips.measured]
-        return 0 < READ * max(norms, default=0.0) <= max_norm
-
-    def _note_order(self) -> None:
+        if 0 < READ * max(norms, default=0.0) <= max_norm:
+            return
         order, late = self.clips.order, self._comes_late()
-        empty = not any(one.total > 0 for one in self.clips.measured)
+        empty = not any(norm > 0 for norm in norms)
         order.calls += 1
         order.after_step += late and not empty
         order.before_backward += late and empty
